@@ -1,0 +1,1 @@
+"""Turns validated requests into tokens; knows nothing of HTTP."""

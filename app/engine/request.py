@@ -1,0 +1,153 @@
+"""What goes into the engine and what comes out: requests, events, errors."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from app.schema import GenerateKwargs
+
+FinishReason = Literal["stop", "length"]
+
+
+class LoadError(Exception):
+    """A checkpoint cannot be served; the text says why."""
+
+
+class EngineError(Exception):
+    """The engine could not serve a request, through no fault of the request."""
+
+
+class QueueFullError(EngineError):
+    """As many requests wait as are let in.
+
+    Attributes:
+        retry_after: seconds after which a place is likely.
+    """
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DrainingError(EngineError):
+    """The server is stopping and takes no new requests."""
+
+
+class InvalidScoresError(Exception):
+    """The settings of a request turned the scores into inf or nan, so that no token can be chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One validated request: everything that the answer depends on.
+
+    Attributes:
+        id: for logs and metrics alone.
+        prompt_ids: token ids of the prompt, at least one.
+        max_length: prompt and new tokens together, in tokens; more than the prompt.
+        min_length: likewise, at least.
+        eos_token_ids: tokens that end a sequence; may be empty.
+        pad_token_id: fills up sequences that ended before the others.
+        kwargs: how to choose the tokens.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    max_length: int
+    min_length: int
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    kwargs: GenerateKwargs
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens that one sequence may add to the prompt."""
+        return self.max_length - len(self.prompt_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """Log probabilities at one step, in the distribution that the token was chosen from (natural logarithm).
+
+    Attributes:
+        logprob: of the chosen token.
+        top: (token id, log probability) of the likeliest tokens, at most ten, likeliest first.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One more token of a sequence.
+
+    Attributes:
+        sequence: number of the sequence, from 0; with beams, its rank.
+        id: token id.
+        scores: given where the request asked for output_scores.
+    """
+
+    sequence: int
+    id: int
+    scores: TokenScores | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a sequence: `stop` at an end token, `length` at the limit."""
+
+    sequence: int
+    reason: FinishReason
+
+
+Event = Token | Finished
+
+
+@dataclass(slots=True)
+class Generation:
+    """The running answer to one request.
+
+    The engine puts events and then one end (None or an exception); one reader takes them.
+    """
+
+    request: GenerationRequest
+    submitted: float = field(default_factory=time.monotonic)
+    started: float | None = None
+    _events: "queue.SimpleQueue[Event | Exception | None]" = field(default_factory=queue.SimpleQueue)
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def put(self, event: Event | Exception | None) -> None:
+        """Hand on an event; None ends the answer, an exception ends it with an error (engine's side)."""
+        self._events.put(event)
+
+    def cancel(self) -> None:
+        """Stop generating at the next step, or before the first; may be called from any thread, any number of times."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled.is_set()
+
+    def events(self, poll: float) -> Iterator[Event | None]:
+        """Yield the events in order, and None after every `poll` seconds without one.
+
+        Raises:
+            InvalidScoresError: see there.
+            EngineError: the generation failed.
+        """
+        while True:
+            try:
+                event = self._events.get(timeout=poll)
+            except queue.Empty:
+                yield None
+                continue
+            if event is None:
+                return
+            if isinstance(event, Exception):
+                raise event
+            yield event

@@ -1,0 +1,77 @@
+"""Puts the application together: settings, model, routes."""
+
+import re
+import time
+import uuid
+from typing import Any
+
+import structlog
+from flask import Response, g, jsonify, request
+from flask_openapi3 import Info, OpenAPI
+
+from app import __version__, errors
+from app.logs import logger
+from app.routes import chat, operations
+from app.runtime import Runtime
+
+log = logger("app.http")
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+# Asked every few seconds by machines.
+QUIET = {"/livez", "/readyz", "/startupz", "/healthz", "/metrics"}
+
+
+def create_app(runtime: Runtime) -> OpenAPI:
+    """Build the Flask application that serves `runtime`."""
+    app = OpenAPI(
+        "app",
+        info=Info(title="phi3", version=__version__, description="A Phi-3 model behind KAITO's /chat."),
+        validation_error_callback=errors.invalid,
+        doc_ui=False,
+    )
+    app.config["MAX_CONTENT_LENGTH"] = runtime.settings.max_body
+    errors.register(app)
+    app.register_api(operations.blueprint(runtime))
+    app.register_api(chat.blueprint(runtime))
+    document = _document(app)
+
+    @app.route("/openapi.json")
+    def openapi() -> Response:
+        return jsonify(document)
+
+    @app.before_request
+    def begin() -> None:
+        given = request.headers.get("X-Request-Id", "")
+        g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        g.started = time.monotonic()
+        structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        response.headers["X-Request-Id"] = g.request_id
+        route = request.url_rule.rule if request.url_rule else "unknown"
+        runtime.metrics.answered(request.method, route, response.status_code)
+        level = log.debug if route in QUIET and response.status_code in {200, 503} else log.info
+        level(
+            "request",
+            method=request.method,
+            route=route,
+            status=response.status_code,
+            seconds=round(time.monotonic() - g.started, 3),
+            prompt_tokens=g.get("prompt_tokens"),
+            completion_tokens=g.get("completion_tokens"),
+        )
+        structlog.contextvars.clear_contextvars()
+        return response
+
+    return app
+
+
+def _document(app: OpenAPI) -> dict[str, Any]:
+    """The OpenAPI document, without the 422 that the library adds to routes which take no body."""
+    document: dict[str, Any] = app.api_doc
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "requestBody" not in operation:
+                operation["responses"].pop("422", None)
+    return document

@@ -1,0 +1,112 @@
+"""What the server counts and times, for Prometheus.
+
+Where a figure means the same as in vLLM it has vLLM's name, labels and buckets, so that dashboards work.
+"""
+
+import importlib.metadata
+import platform
+from typing import TYPE_CHECKING
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from app import __version__
+
+if TYPE_CHECKING:
+    from app.engine.engine import Engine
+
+SECONDS = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+FIRST_TOKEN_SECONDS = (
+    *(
+        0.001,
+        0.005,
+        0.01,
+        0.02,
+        0.04,
+        0.06,
+        0.08,
+        0.1,
+        0.25,
+        0.5,
+        0.75,
+        1,
+        2.5,
+        5,
+        7.5,
+        10,
+        20,
+        40,
+        80,
+        160,
+        640,
+    ),
+    2560,
+)
+
+
+class Metrics:
+    """The server's metrics, in a registry of their own."""
+
+    def __init__(self, model_name: str) -> None:
+        self.registry = CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=self.registry)
+        prometheus_client.GCCollector(registry=self.registry)
+        self._labels = {"model_name": model_name, "engine": "0"}
+        self.prompt_tokens = self._counter("vllm:prompt_tokens", "Tokens of prompts.")
+        self.generation_tokens = self._counter("vllm:generation_tokens", "Tokens generated.")
+        self.latency = self._histogram("vllm:e2e_request_latency_seconds", "From arrival to the last token.", SECONDS)
+        self.queue_time = self._histogram("vllm:request_queue_time_seconds", "Waiting for the engine.", SECONDS)
+        self.first_token = self._histogram(
+            "vllm:time_to_first_token_seconds", "From arrival to the first token.", FIRST_TOKEN_SECONDS
+        )
+        self._finished = Counter(
+            "vllm:request_success",
+            "Requests served, by why their first sequence ended.",
+            ["model_name", "engine", "finished_reason"],
+            registry=self.registry,
+        )
+        self._http = Counter(
+            "phi3_http_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
+        )
+        info = Gauge(
+            "phi3_build_info",
+            "Versions; always 1.",
+            ["version", "python", "torch", "transformers"],
+            registry=self.registry,
+        )
+        versions = [importlib.metadata.version(package) for package in ("torch", "transformers")]
+        info.labels(__version__, platform.python_version(), *versions).set(1)
+
+    def finished(self, reason: str) -> None:
+        """Count a request that was served."""
+        self._finished.labels(**self._labels, finished_reason=reason).inc()
+
+    def answered(self, method: str, route: str, status: int) -> None:
+        """Count an answer of any kind."""
+        self._http.labels(method, route, status).inc()
+
+    def observe_engine(self, engine: "Engine") -> None:
+        """Export how many requests of `engine` run and wait."""
+        running = Gauge(
+            "vllm:num_requests_running",
+            "Requests generating.",
+            ["model_name", "engine"],
+            registry=self.registry,
+        )
+        waiting = Gauge(
+            "vllm:num_requests_waiting", "Requests waiting.", ["model_name", "engine"], registry=self.registry
+        )
+        running.labels(**self._labels).set_function(lambda: engine.running)
+        waiting.labels(**self._labels).set_function(lambda: engine.waiting)
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return prometheus_client.generate_latest(self.registry)
+
+    def _counter(self, name: str, help_: str) -> Counter:
+        return Counter(name, help_, ["model_name", "engine"], registry=self.registry).labels(**self._labels)
+
+    def _histogram(self, name: str, help_: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, help_, ["model_name", "engine"], registry=self.registry, buckets=buckets).labels(
+            **self._labels
+        )

@@ -1,0 +1,173 @@
+"""`POST /chat`, as KAITO's phi-3 preset documents it."""
+
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from flask import Response, g, jsonify, request
+from flask_openapi3 import APIBlueprint, Tag
+from werkzeug.exceptions import BadRequest, ClientDisconnected, UnsupportedMediaType
+
+from app.engine.request import FinishReason, Generation, GenerationRequest, Token
+from app.prompt import generation_request
+from app.runtime import Runtime
+from app.schema import (
+    AnswerDetails,
+    ChatRequest,
+    ChatResponse,
+    ErrorResponse,
+    FieldErrorResponse,
+    TokenDetail,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Seconds between looks at whether the client is still there.
+POLL_SECONDS = 0.25
+
+
+class Answer:
+    """One sequence of an answer as it arrives."""
+
+    def __init__(self) -> None:
+        self.tokens: list[Token] = []
+        self.reason: FinishReason = "length"
+
+
+def blueprint(runtime: Runtime) -> APIBlueprint:
+    """Build the blueprint of `/chat` over `runtime`."""
+    chat_api = APIBlueprint("chat", __name__, abp_tags=[Tag(name="chat", description="KAITO's chat")])
+
+    @chat_api.before_request
+    def check_body() -> None:
+        runtime.ready()
+        if not request.is_json:
+            raise UnsupportedMediaType("The body must be JSON: send it with the header Content-Type: application/json.")
+        try:
+            body = request.get_json()
+        except RecursionError:
+            raise BadRequest("The body is nested too deeply.") from None
+        if not isinstance(body, dict):
+            raise BadRequest('The body must be a JSON object, such as {"prompt": "<|user|>Hello<|end|><|assistant|>"}.')
+
+    @chat_api.post(
+        "/chat",
+        summary="Answer a prompt or a conversation",
+        operation_id="chat",
+        responses={
+            200: ChatResponse,
+            400: ErrorResponse,
+            413: ErrorResponse,
+            415: ErrorResponse,
+            422: FieldErrorResponse,
+            429: ErrorResponse,
+            500: ErrorResponse,
+            503: ErrorResponse,
+        },
+    )
+    def chat(body: ChatRequest) -> Response:
+        ready = runtime.ready()
+        wanted = generation_request(g.request_id, body, ready.tokenizer, ready.limits)
+        generation = ready.engine.submit(wanted)
+        answers = _collect(generation, runtime, _client_is_gone(request.environ.get("gunicorn.socket")))
+        return jsonify(_response(body, wanted, answers, ready.tokenizer).model_dump(exclude_none=True))
+
+    return chat_api
+
+
+def _client_is_gone(connection: socket.socket | None) -> Callable[[], bool]:
+    """A look at whether the other end closed `connection`; bytes that wait there mean it has not."""
+
+    def gone() -> bool:
+        if connection is None or not select.select([connection], [], [], 0)[0]:
+            return False
+        try:
+            return connection.recv(1, socket.MSG_PEEK) == b""
+        except OSError:
+            return True
+
+    return gone
+
+
+def _collect(generation: Generation, runtime: Runtime, client_is_gone: Callable[[], bool]) -> list[Answer]:
+    """Wait for the whole answer, and cancel it when the client goes away."""
+    answers: dict[int, Answer] = {}
+    metrics = runtime.metrics
+    first: float | None = None
+    next_look = time.monotonic() + POLL_SECONDS
+    try:
+        for event in generation.events(POLL_SECONDS):
+            now = time.monotonic()
+            if now >= next_look:
+                next_look = now + POLL_SECONDS
+                if client_is_gone():
+                    raise ClientDisconnected("The client closed the connection.")
+            if event is None:
+                continue
+            answer = answers.setdefault(event.sequence, Answer())
+            if isinstance(event, Token):
+                first = first or now
+                answer.tokens.append(event)
+            else:
+                answer.reason = event.reason
+    finally:
+        generation.cancel()
+        generated = sum(len(answer.tokens) for answer in answers.values())
+        g.prompt_tokens = len(generation.request.prompt_ids)
+        g.completion_tokens = generated
+        metrics.prompt_tokens.inc(g.prompt_tokens)
+        metrics.generation_tokens.inc(generated)
+    done = time.monotonic()
+    metrics.latency.observe(done - generation.submitted)
+    metrics.queue_time.observe((generation.started or done) - generation.submitted)
+    metrics.first_token.observe((first or done) - generation.submitted)
+    in_order = [answers[number] for number in sorted(answers)]
+    metrics.finished(in_order[0].reason)
+    return in_order
+
+
+def _response(
+    chat: ChatRequest, wanted: GenerationRequest, answers: list[Answer], tokenizer: "PreTrainedTokenizerBase"
+) -> ChatResponse:
+    clean = bool(chat.clean_up_tokenization_spaces)
+    texts = [_text(wanted.prompt_ids, answer, tokenizer, clean) for answer in answers]
+    # With messages the prompt is the server's own, so there is no full text to return.
+    full = chat.return_full_text is not False and bool(chat.prompt)
+    result = "".join((chat.prompt or "") + text if full else text for text in texts)
+    if not (wanted.kwargs.return_dict_in_generate or wanted.kwargs.output_scores):
+        return ChatResponse(Result=result)
+    longest = max(len(answer.tokens) for answer in answers)
+    return ChatResponse(
+        Result=result,
+        Details=[_details(text, answer, wanted, longest) for text, answer in zip(texts, answers, strict=True)],
+    )
+
+
+def _text(prompt_ids: tuple[int, ...], answer: Answer, tokenizer: "PreTrainedTokenizerBase", clean: bool) -> str:
+    """The answer alone: what decoding it adds to the decoded prompt, since a tokenizer may join the two."""
+
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=clean))
+
+    prompt = list(prompt_ids)
+    return decode(prompt + [token.id for token in answer.tokens])[len(decode(prompt)) :]
+
+
+def _details(text: str, answer: Answer, wanted: GenerationRequest, longest: int) -> AnswerDetails:
+    scores = [token.scores for token in answer.tokens if token.scores]
+    padding = [wanted.pad_token_id] * (longest - len(answer.tokens))
+    return AnswerDetails(
+        text=text,
+        token_ids=[token.id for token in answer.tokens] + padding,
+        finish_reason=answer.reason,
+        prompt_tokens=len(wanted.prompt_ids),
+        completion_tokens=len(answer.tokens),
+        logprobs=[score.logprob for score in scores] or None,
+        top_logprobs=[
+            [TokenDetail(token_id=token, logprob=logprob) for token, logprob in score.top] for score in scores
+        ]
+        or None,
+    )

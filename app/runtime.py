@@ -1,0 +1,97 @@
+"""The model's life in this process: loading, ready, draining."""
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from app.engine.engine import Engine, Lane
+from app.engine.request import LoadError
+from app.logs import logger
+from app.metrics import Metrics
+from app.prompt import Limits
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.engine.load import LoadedModel
+
+log = logger(__name__)
+
+# gunicorn's master ends the whole server when a worker exits with this code, instead of starting it again and again.
+EXIT_BOOT_FAILED = 3
+
+
+class NotReadyError(Exception):
+    """The server cannot take requests yet, or no more; the text says which.
+
+    Attributes:
+        retry_after: seconds after which asking again makes sense.
+    """
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Ready:
+    """A loaded model with its engine."""
+
+    def __init__(self, loaded: "LoadedModel", lane: Lane, settings: Settings) -> None:
+        self.tokenizer = loaded.tokenizer
+        self.limits = Limits(loaded.context, loaded.vocabulary, loaded.eos_token_ids, loaded.pad_token_id, settings)
+        self.engine = Engine(lane, settings.max_concurrency, settings.max_queue)
+
+
+class Runtime:
+    """Loads the model in the background and says how it stands."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self._ready: Ready | None = None
+        self._draining = False
+
+    def start(self) -> None:
+        """Begin to load; the process ends with EXIT_BOOT_FAILED where that fails."""
+        threading.Thread(target=self._load, name="load", daemon=True).start()
+
+    def ready(self) -> Ready:
+        """Return the loaded model.
+
+        Raises:
+            NotReadyError: it is loading, or the server is stopping.
+        """
+        if self._draining:
+            raise NotReadyError("The server is stopping: send the request to another one.", 1)
+        if self._ready is None:
+            raise NotReadyError("The model is loading: try again later.", 5)
+        return self._ready
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model was loaded."""
+        return self._ready is not None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine, once there, still has its threads."""
+        return self._ready is None or self._ready.engine.alive
+
+    def drain(self) -> None:
+        """Take no new requests; those let in are served to their end. Safe in a signal handler."""
+        self._draining = True
+
+    def _load(self) -> None:
+        try:
+            # Here and not above: importing torch takes seconds, and the health routes answer meanwhile.
+            from app.engine.load import load
+            from app.engine.reference import ReferenceLane
+
+            loaded = load(self.settings.model, self.settings.dtype, self.settings.max_context)
+            self._ready = Ready(loaded, ReferenceLane(loaded.model), self.settings)
+        except LoadError as error:
+            log.error("the model cannot be loaded", reason=str(error))
+            os._exit(EXIT_BOOT_FAILED)
+        except BaseException:
+            log.exception("loading the model failed")
+            os._exit(EXIT_BOOT_FAILED)
+        self.metrics.observe_engine(self._ready.engine)

@@ -1,0 +1,75 @@
+"""gunicorn, configured in code: one process per model, a thread per request that is let in."""
+
+from typing import Any
+
+from flask import Flask
+from gunicorn import glogging
+from gunicorn.app.base import BaseApplication
+from gunicorn.workers.gthread import ThreadWorker
+
+from app import logs
+from app.factory import create_app
+from app.metrics import Metrics
+from app.runtime import Runtime
+from app.settings import Settings
+
+# Threads beyond the requests that admission lets in, so that health checks and refusals always find one.
+SPARE_THREADS = 16
+
+
+class Logger(glogging.Logger):  # type: ignore[misc]
+    """Hands gunicorn's records on to the handlers that are set up already."""
+
+    def setup(self, cfg: Any) -> None:  # noqa: ARG002
+        """Leave the root logger as it is."""
+        self.error_log.propagate = True
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """A gthread worker that tells the runtime when it is asked to stop."""
+
+    runtime: Runtime
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Take no new work on SIGTERM; gunicorn then waits for the running requests."""
+        self.runtime.drain()
+        super().handle_exit(sig, frame)
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """The gunicorn application for `settings`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Set what differs from gunicorn's defaults."""
+        settings = self._settings
+        threads = settings.max_concurrency + settings.max_queue + SPARE_THREADS
+        for name, value in {
+            "bind": f"{settings.host}:{settings.port}",
+            "proc_name": "phi3",
+            "workers": 1,
+            "worker_class": "app.server.Worker",
+            "threads": threads,
+            "worker_connections": 2 * threads,
+            "graceful_timeout": settings.drain_seconds,
+            "control_socket_disable": True,
+            "logger_class": "app.server.Logger",
+        }.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        """Build the application in the worker process, and begin to load the model."""
+        runtime = Runtime(self._settings, Metrics(self._settings.name))
+        Worker.runtime = runtime
+        app = create_app(runtime)
+        runtime.start()
+        return app
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    logs.configure(settings.log_level)
+    Server(settings).run()
