@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import HTTPException
 
-from app.engine.request import DrainingError, EngineError, InvalidScoresError, QueueFullError
+from app.engine.request import EngineError, InvalidScoresError, QueueFullError
 from app.logs import logger
 from app.prompt import RequestError
 from app.runtime import NotReadyError
@@ -32,7 +32,6 @@ def register(app: Flask) -> None:
     app.register_error_handler(RequestError, lambda error: detail(400, str(error)))
     app.register_error_handler(InvalidScoresError, lambda error: detail(400, str(error)))
     app.register_error_handler(QueueFullError, lambda error: detail(429, str(error), error.retry_after))
-    app.register_error_handler(DrainingError, lambda error: detail(503, str(error), 1))
     app.register_error_handler(NotReadyError, lambda error: detail(503, str(error), error.retry_after))
     app.register_error_handler(EngineError, lambda error: detail(500, str(error)))
     app.register_error_handler(HTTPException, _http_error)

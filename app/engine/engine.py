@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from app.engine.request import (
-    DrainingError,
     EngineError,
     Event,
     Generation,
@@ -53,8 +52,6 @@ class Engine:
         self._queue: collections.deque[Generation] = collections.deque()
         self._changed = threading.Condition()  # its lock is re-entrant
         self._running = 0
-        self._draining = False
-        self._closing = False
         self._seconds_per_request = 1.0
         self._threads = [
             threading.Thread(target=self._work, name=f"engine-{n}", daemon=True) for n in range(concurrency)
@@ -67,12 +64,9 @@ class Engine:
 
         Raises:
             QueueFullError: at once, where too many wait.
-            DrainingError: after `drain`.
         """
         generation = Generation(request)
         with self._changed:
-            if self._draining:
-                raise DrainingError("The server is stopping: send the request to another one.")
             waiting = self.waiting
             if self._running + waiting >= self._concurrency + self._max_queue:
                 raise QueueFullError(
@@ -100,27 +94,8 @@ class Engine:
         """Whether every thread that should generate still does."""
         return all(thread.is_alive() for thread in self._threads)
 
-    @property
-    def draining(self) -> bool:
-        """Whether `drain` was called."""
-        return self._draining
-
-    def drain(self) -> None:
-        """Take no new requests; those let in are served to their end."""
-        # No lock: a signal handler calls this, maybe while its own thread holds the lock.
-        self._draining = True
-
-    def close(self) -> None:
-        """Drain, wait until everything let in is served, and end the threads."""
-        self.drain()
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
-
-    def _next(self) -> Generation | None:
-        """Take the next request and count it as running; None when the engine closes."""
+    def _next(self) -> Generation:
+        """Wait for the next request and count it as running."""
         with self._changed:
             while True:
                 while self._queue:
@@ -129,19 +104,21 @@ class Engine:
                         self._running += 1
                         return generation
                     generation.put(None)
-                if self._closing:
-                    return None
                 self._changed.wait()
 
     def _work(self) -> None:
-        while (generation := self._next()) is not None:
+        while True:
+            generation = self._next()
             generation.started = time.monotonic()
-            end = self._run(generation)
-            seconds = time.monotonic() - generation.started
-            with self._changed:
-                self._running -= 1
-                self._seconds_per_request += 0.2 * (seconds - self._seconds_per_request)
-            generation.put(end)
+            end: Exception | None = _failure()
+            try:
+                end = self._run(generation)
+            finally:
+                seconds = time.monotonic() - generation.started
+                with self._changed:
+                    self._running -= 1
+                    self._seconds_per_request += 0.2 * (seconds - self._seconds_per_request)
+                generation.put(end)
 
     def _run(self, generation: Generation) -> Exception | None:
         """Generate, and return how it ended: None, or the error that the reader is to see."""
@@ -153,5 +130,9 @@ class Engine:
             return error
         except Exception:
             log.exception("generation failed", request_id=generation.request.id)
-            return EngineError("Generating failed inside the server; its log says more under this request's id.")
+            return _failure()
         return None
+
+
+def _failure() -> EngineError:
+    return EngineError("Generating failed inside the server; its log says more under this request's id.")

@@ -32,10 +32,6 @@ class QueueFullError(EngineError):
         self.retry_after = retry_after
 
 
-class DrainingError(EngineError):
-    """The server is stopping and takes no new requests."""
-
-
 class InvalidScoresError(Exception):
     """The settings of a request turned the scores into inf or nan, so that no token can be chosen."""
 
