@@ -82,10 +82,12 @@ class Server:
         return [json.loads(line) for line in self.lines if line.strip()]
 
     def stop(self, sig: int = signal.SIGTERM) -> int:
-        """End the server and return its exit status."""
+        """End the server where it still runs, and return its exit status."""
         self.process.send_signal(sig)
         status = self.process.wait(60)
         self._reader.join(10)
+        assert self.process.stderr
+        self.process.stderr.close()
         return status
 
 
@@ -107,7 +109,4 @@ def running(model: Path, *flags: str) -> Iterator[Server]:
         server.wait_until_ready()
         yield server
     finally:
-        if server.process.poll() is None:
-            server.stop()
-        assert server.process.stderr
-        server.process.stderr.close()
+        server.stop()

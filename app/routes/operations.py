@@ -7,13 +7,15 @@ import psutil
 from flask import Response, jsonify, request
 from flask_openapi3 import APIBlueprint, Tag
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import detail
 from app.runtime import Runtime
 from app.schema import ErrorResponse
 
 GIB = 1024**3
+# Prometheus' form of the same answer, for the OpenAPI document.
+TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
 class Home(BaseModel):
@@ -57,6 +59,8 @@ class Cpu(BaseModel):
 class MachineMetrics(BaseModel):
     """Answer of `/metrics` as JSON, in KAITO's shape."""
 
+    model_config = ConfigDict(openapi_extra=TEXT)  # type: ignore[typeddict-unknown-key]
+
     gpu_info: list[Gpu] | None = Field(None, description="null without a GPU")
     cpu_info: Cpu | None = Field(None, description="null with a GPU")
 
@@ -97,17 +101,7 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
         "/metrics",
         summary="Metrics for Prometheus, or with Accept: application/json the machine's load as KAITO tells it",
         operation_id="metrics",
-        responses={
-            200: {
-                "description": "metrics",
-                "content": {
-                    "text/plain": {"schema": {"type": "string"}},
-                    "application/json": {
-                        "schema": MachineMetrics.model_json_schema(ref_template="#/components/{model}")
-                    },
-                },
-            }
-        },
+        responses={200: MachineMetrics},
     )
     def metrics() -> Response:
         wanted = request.accept_mimetypes.best_match(["text/plain", "application/openmetrics-text", "application/json"])

@@ -1,0 +1,89 @@
+"""The application as a whole: its document, its request ids."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from app.factory import create_app
+from app.metrics import Metrics
+from app.runtime import Runtime
+from app.schema import ChatRequest, GenerateKwargs
+from app.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def client() -> FlaskClient:
+    """An application whose model never loads."""
+    return create_app(Runtime(Settings(model=Path()), Metrics("none"))).test_client()
+
+
+@pytest.fixture(scope="module")
+def document(client: FlaskClient) -> dict[str, Any]:
+    response = client.get("/openapi.json")
+    assert response.status_code == 200
+    answer: dict[str, Any] = response.get_json()
+    return answer
+
+
+def test_the_document_holds_every_route(client: FlaskClient, document: dict[str, Any]) -> None:
+    rules = {
+        (rule.rule, method.lower())
+        for rule in client.application.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.endpoint not in {"static", "openapi"}
+    }
+    assert rules == {(path, method) for path, methods in document["paths"].items() for method in methods}
+
+
+def test_the_document_tells_every_field_with_meaning_default_and_range(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for model in (ChatRequest, GenerateKwargs):
+        properties = schemas[model.__name__]["properties"]
+        assert set(properties) == set(model.model_fields)
+        for name, field in model.model_fields.items():
+            assert properties[name]["description"] == field.description
+            if field.default_factory is None:
+                assert properties[name]["default"] == field.default
+        assert schemas[model.__name__]["additionalProperties"] is False
+    kwargs = schemas["GenerateKwargs"]["properties"]
+    assert kwargs["typical_p"]["exclusiveMinimum"] == 0
+    assert kwargs["typical_p"]["maximum"] == 1
+    assert kwargs["max_length"]["minimum"] == 1
+
+
+def test_the_document_tells_every_error_of_chat(document: dict[str, Any]) -> None:
+    assert set(document["paths"]["/chat"]["post"]["responses"]) == {
+        *("200", "400", "413", "415", "422", "429", "500", "503"),
+    }
+    assert "422" not in document["paths"]["/livez"]["get"]["responses"]
+
+
+def test_every_reference_in_the_document_leads_somewhere(document: dict[str, Any]) -> None:
+    def references(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+            return own + [ref for value in node.values() for ref in references(value)]
+        return [ref for value in node for ref in references(value)] if isinstance(node, list) else []
+
+    found = references(document)
+    assert found
+    for reference in found:
+        assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+
+
+def test_a_request_id_is_taken_over(client: FlaskClient) -> None:
+    assert client.get("/livez", headers={"X-Request-Id": "from-the-gateway"}).headers["X-Request-Id"] == (
+        "from-the-gateway"
+    )
+
+
+@pytest.mark.parametrize("given", [None, "", "with space", "x" * 129, 'quote"'])
+def test_a_request_id_is_made_where_there_is_none_that_can_be_logged(client: FlaskClient, given: str | None) -> None:
+    first, second = (
+        client.get("/livez", headers={"X-Request-Id": given} if given is not None else {}).headers["X-Request-Id"]
+        for _ in range(2)
+    )
+    assert len(first) == 32
+    assert first not in {given, second}

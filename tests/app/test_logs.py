@@ -1,0 +1,57 @@
+"""Logs are JSON lines."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from app import logs
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_record_is_one_line_with_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info")
+    logs.logger("here").info("done", seconds=1.5)
+    (line,) = lines(capsys)
+    assert line.pop("timestamp")
+    assert line == {"event": "done", "seconds": 1.5, "level": "info", "logger": "here"}
+
+
+def test_records_of_libraries_look_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info")
+    logging.getLogger("library").warning("two\nlines %s", 3)
+    (line,) = lines(capsys)
+    assert (line["event"], line["level"], line["logger"]) == ("two\nlines 3", "warning", "library")
+
+
+def test_records_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("warning")
+    logs.logger("here").info("quiet")
+    logs.logger("here").warning("loud")
+    assert [line["event"] for line in lines(capsys)] == ["loud"]
+
+
+def test_an_exception_carries_its_traceback_in_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info")
+    try:
+        _ = 1 / 0
+    except ZeroDivisionError:
+        logs.logger("here").exception("failed")
+    (line,) = lines(capsys)
+    assert "ZeroDivisionError" in str(line["exception"])
