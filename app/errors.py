@@ -1,9 +1,9 @@
 """Every error as JSON: what was wrong, what is allowed, what to do."""
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, current_app, jsonify
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app.engine.request import EngineError, InvalidScoresError, QueueFullError
 from app.logs import logger
@@ -23,6 +23,7 @@ VALUE_ERRORS = {
     "less_than_equal",
     "literal_error",
     "too_short",
+    "value_error",
 }
 MOST_REPORTED = 20
 
@@ -34,6 +35,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(QueueFullError, lambda error: detail(429, str(error), error.retry_after))
     app.register_error_handler(NotReadyError, lambda error: detail(503, str(error), error.retry_after))
     app.register_error_handler(EngineError, lambda error: detail(500, str(error)))
+    app.register_error_handler(RequestEntityTooLarge, _too_large)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
 
@@ -83,6 +85,11 @@ def _sentence(problem: ErrorDetails) -> str:
     value = problem["input"]
     given = f", and is {value}" if isinstance(value, int | float) else ""
     return f"{name}: {problem['msg'].replace('Input', 'it', 1)}{given}."
+
+
+def _too_large(_: RequestEntityTooLarge) -> Response:
+    limit = current_app.config["MAX_CONTENT_LENGTH"]
+    return detail(413, f"The body is larger than {limit} bytes, which is what CHAT_MAX_BODY allows: send less.")
 
 
 def _http_error(error: HTTPException) -> Response:

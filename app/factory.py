@@ -6,8 +6,9 @@ import uuid
 from typing import Any
 
 import structlog
-from flask import Response, g, jsonify, request
+from flask import Request, Response, g, jsonify, request
 from flask_openapi3 import Info, OpenAPI
+from werkzeug.exceptions import BadRequest
 
 from app import __version__, errors
 from app.logs import logger
@@ -21,6 +22,14 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 QUIET = {"/livez", "/readyz", "/startupz", "/healthz", "/metrics"}
 
 
+class JsonRequest(Request):
+    """A request whose broken JSON is told with its place."""
+
+    def on_json_loading_failed(self, e: ValueError | None) -> Any:
+        """Answer 400."""
+        raise BadRequest(f"The body is not valid JSON: {e}.")
+
+
 def create_app(runtime: Runtime) -> OpenAPI:
     """Build the Flask application that serves `runtime`."""
     app = OpenAPI(
@@ -29,6 +38,7 @@ def create_app(runtime: Runtime) -> OpenAPI:
         validation_error_callback=errors.invalid,
         doc_ui=False,
     )
+    app.request_class = JsonRequest
     app.config["MAX_CONTENT_LENGTH"] = runtime.settings.max_body
     errors.register(app)
     app.register_api(operations.blueprint(runtime))

@@ -46,7 +46,8 @@ def generation_request(
     _check_combinations(kwargs)
     _check_token_ids(kwargs, limits)
     prompt, prefix_length = _encode(chat, tokenizer, limits)
-    if kwargs.max_new_tokens is None and kwargs.max_length > limits.context:
+    asked_for_length = kwargs.max_new_tokens is None and "max_length" in kwargs.model_fields_set
+    if asked_for_length and kwargs.max_length > limits.context:
         raise RequestError(
             f"generate_kwargs.max_length is {kwargs.max_length}, and the context {limits.context} tokens: "
             "ask for that many, or fewer."

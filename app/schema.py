@@ -2,10 +2,21 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair, which is no character: send whole characters") from None
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
 TokenId = Annotated[int, Field(ge=0)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+# fail_fast: a long list of wrong items is one error.
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
 class Message(BaseModel):
@@ -14,7 +25,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "user", "assistant"] = Field(description="who speaks")
-    content: str = Field(description="what is said; tags such as <|end|> in it are text, not control tokens")
+    content: Text = Field(description="what is said; tags such as <|end|> in it are text, not control tokens")
 
 
 class GenerateKwargs(BaseModel):
@@ -98,7 +109,7 @@ class GenerateKwargs(BaseModel):
         le=1000,
         description="no run of that many tokens of the prompt occurs in the answer; 0 is off",
     )
-    bad_words_ids: Annotated[list[TokenIds], Field(min_length=1)] | None = Field(
+    bad_words_ids: Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)] | None = Field(
         None, description="runs of token ids that are never generated"
     )
     suppress_tokens: TokenIds | None = Field(None, description="token ids that are never generated")
@@ -149,11 +160,11 @@ class ChatRequest(BaseModel):
         },
     )
 
-    prompt: str | None = Field(
+    prompt: Text | None = Field(
         None,
         description="text to continue; tags such as <|user|>, <|end|> and <|assistant|> are control tokens",
     )
-    messages: list[Message] | None = Field(
+    messages: Annotated[list[Message], Field(fail_fast=True)] | None = Field(
         None, description="a conversation, instead of prompt; Result is then the answer alone"
     )
     return_full_text: bool | None = Field(
@@ -163,7 +174,7 @@ class ChatRequest(BaseModel):
         False,
         description="takes out spaces before punctuation and in contractions when decoding; null is false",
     )
-    prefix: str | None = Field(None, description="put before the prompt, and left out of Result")
+    prefix: Text | None = Field(None, description="put before the prompt, and left out of Result")
     handle_long_generation: Literal["hole"] | None = Field(
         None, description='"hole": cuts the prompt on the left so that max_new_tokens fit the context'
     )

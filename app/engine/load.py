@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerBase
 
@@ -80,7 +81,7 @@ def load(folder: Path, dtype: Dtype, max_context: int | None) -> LoadedModel:
                 use_safetensors=True,
                 local_files_only=True,
             ).eval()
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise LoadError(f"The weights in {folder} cannot be loaded: {error}") from error
     eos = model.generation_config.eos_token_id
     eos_token_ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)

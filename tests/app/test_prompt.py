@@ -43,7 +43,7 @@ def test_defaults_come_from_the_model(build: Any) -> None:
 
 
 def test_the_callers_lengths_do_not_count_the_prefix(build: Any) -> None:
-    request = build({"prefix": "one two three "}, max_length=50, min_length=20)
+    request = build({"prefix": "one two three,"}, max_length=50, min_length=20)
     prefix = len(request.prompt_ids) - len(build({}).prompt_ids)
     assert (request.max_length, request.min_length) == (50 + prefix, 20 + prefix)
 

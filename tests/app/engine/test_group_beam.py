@@ -51,11 +51,11 @@ def search(**changes: Any) -> list[Beam]:
         return rows
 
     return group_beam_search(
-        torch.tensor([[START]]), logits, lambda ids, scores: scores, dataclasses.replace(BASE, **changes)
+        torch.tensor([[START]]), logits, lambda _, scores: scores, dataclasses.replace(BASE, **changes)
     )
 
 
-def totals(beams: list[Beam]) -> list[tuple[tuple[int, ...], float]]:
+def totals(beams: list[Beam]) -> list[tuple[tuple[int, ...], Any]]:
     return [(beam.ids, pytest.approx(beam.total, abs=1e-5)) for beam in beams]
 
 

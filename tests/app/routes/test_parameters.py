@@ -32,24 +32,24 @@ class Chat:
         self.server = server
         self.tokenizer = tokenizer
 
-    def __call__(self, prompt: str | None = QUESTION, **fields: Any) -> dict[str, Any]:
+    def __call__(self, prompt: str | None = QUESTION, /, **fields: Any) -> dict[str, Any]:
         fields = {"do_sample": False, "return_full_text": False} | fields
         response = self.server.chat(prompt, **fields)
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()
         return answer
 
-    def details(self, prompt: str | None = QUESTION, **fields: Any) -> list[dict[str, Any]]:
+    def details(self, prompt: str | None = QUESTION, /, **fields: Any) -> list[dict[str, Any]]:
         """Details of the answers."""
         details: list[dict[str, Any]] = self(prompt, return_dict_in_generate=True, **fields)["Details"]
         return details
 
-    def ids(self, prompt: str = QUESTION, **fields: Any) -> list[int]:
+    def ids(self, prompt: str = QUESTION, /, **fields: Any) -> list[int]:
         """Token ids of the first answer."""
         ids: list[int] = self.details(prompt, **fields)[0]["token_ids"]
         return ids
 
-    def first(self, prompt: str = STORY, **fields: Any) -> dict[int, float]:
+    def first(self, prompt: str = STORY, /, **fields: Any) -> dict[int, float]:
         """Probabilities of the ten likeliest first tokens, as a draw sees them."""
         settings = {"do_sample": True, "top_k": 0, "max_new_tokens": 1} | fields
         scores = self.details(prompt, output_scores=True, **settings)[0]["top_logprobs"][0]
@@ -154,7 +154,7 @@ def early_stopping(chat: Chat) -> None:
 @effect
 def num_beams(chat: Chat) -> None:
     def total(answer: dict[str, Any]) -> float:
-        return sum(answer["logprobs"])
+        return float(sum(answer["logprobs"]))
 
     settings = {"output_scores": True, "max_new_tokens": 12, "length_penalty": 0.0}
     greedy, searched = (chat.details(STORY, num_beams=beams, **settings)[0] for beams in (1, 4))

@@ -1,0 +1,115 @@
+"""Requests generated from the server's own document, and from the edges of its ranges: no 5xx, no hang."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from app.schema import GenerateKwargs
+from tests.server import Server, running
+
+REQUESTS = 1_000
+TIMEOUT_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def short_server(tiny_model: Path) -> Iterator[Server]:
+    """The tiny model with a context of 24 tokens, so that thousands of answers take little time."""
+    with running(tiny_model, "--dtype", "float32", "--max-context", "24") as server:
+        yield server
+        statuses = {
+            status: int(server.metric("phi3_http_requests_total", route="/chat", status=str(status)))
+            for status in (200, 400, 415, 422)
+        }
+        print(f"answers of /chat to generated requests: {statuses}")
+        assert sum(statuses.values()) >= 2 * REQUESTS
+        assert min(statuses.values()) > 0
+
+
+@pytest.fixture(scope="module")
+def document(short_server: Server) -> Any:
+    return schemathesis.openapi.from_url(f"{short_server.url}/openapi.json")
+
+
+api = schemathesis.pytest.from_fixture("document")
+UNHURRIED = settings(
+    max_examples=REQUESTS,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@api.parametrize()
+@UNHURRIED
+def test_generated_requests_are_answered_as_documented(case: Any) -> None:
+    # Numbers in strings are taken, as in KAITO, so wrong types are not always refused.
+    case.call_and_validate(
+        checks=[
+            not_a_server_error,
+            status_code_conformance,
+            content_type_conformance,
+            response_schema_conformance,
+        ],
+        timeout=TIMEOUT_SECONDS,
+    )
+
+
+NUMBERS = st.sampled_from([0, 1, 2, 3, 4, 10, 23, 24, 25, 200, 49151, 49152, -1, 2**31, 2**63, 1e-45, 1e-39, 1e-7, 0.5])
+EDGES: st.SearchStrategy[Any] = st.one_of(
+    NUMBERS,
+    NUMBERS.map(float),
+    st.floats(),
+    st.booleans(),
+    st.none(),
+    st.sampled_from(["", "never", "3", "NaN", "x" * 1000]),
+    st.lists(NUMBERS, max_size=3),
+    st.lists(st.lists(NUMBERS, max_size=3), max_size=3),
+)
+KWARGS = st.dictionaries(st.sampled_from(sorted(GenerateKwargs.model_fields)), EDGES, max_size=6)
+PROMPTS = st.one_of(st.text(max_size=30), st.sampled_from(["Hello", "<|user|>\nHello<|end|>\n<|assistant|>\n", "\x00"]))
+SEARCHES = st.fixed_dictionaries(
+    {
+        "do_sample": st.just(False),
+        "num_beams": st.sampled_from([2, 4, 6]),
+        "num_beam_groups": st.sampled_from([1, 2]),
+        "diversity_penalty": st.sampled_from([0.0, 0.5, 1e30]),
+        "length_penalty": st.floats(-10, 10),
+        "early_stopping": st.sampled_from([True, False, "never"]),
+        "num_return_sequences": st.sampled_from([1, 2]),
+        "output_scores": st.booleans(),
+    }
+)
+
+
+@UNHURRIED
+@given(prompt=PROMPTS, kwargs=st.one_of(KWARGS, SEARCHES), prefix=st.one_of(st.none(), st.text(max_size=5)))
+def test_settings_at_their_edges_are_answered(
+    short_server: Server, prompt: str, kwargs: dict[str, Any], prefix: str | None
+) -> None:
+    body = json.dumps({"prompt": prompt, "prefix": prefix, "generate_kwargs": kwargs})
+    response = httpx.post(
+        f"{short_server.url}/chat",
+        content=body,
+        headers={"Content-Type": "application/json"},
+        timeout=TIMEOUT_SECONDS,
+    )
+    assert response.status_code in {200, 400, 422}, (body, response.text)
+    if response.status_code == 200:
+        text = response.text
+        assert not any(name in text for name in ("NaN", "Infinity"))
+        assert math.isfinite(len(response.json()["Result"]))

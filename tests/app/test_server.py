@@ -1,0 +1,118 @@
+"""gunicorn as configured: under load, when clients leave, when told to stop."""
+
+import concurrent.futures
+import json
+import os
+import signal
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.server import Server, running
+
+LONG = {"max_new_tokens": 400, "min_new_tokens": 400}
+
+
+@pytest.fixture
+def busy(demo: Path) -> Iterator[Server]:
+    """A server of its own, since it is filled up and stopped: one runs, 40 wait."""
+    with running(demo, "--dtype", "float32", "--max-queue", "40", "--drain-seconds", "60") as server:
+        yield server
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it did not happen within a minute"
+        time.sleep(0.05)
+
+
+def ask(server: Server, **kwargs: object) -> socket.socket:
+    """Send a question without waiting for the answer."""
+    address = urlsplit(server.url)
+    connection = socket.create_connection((address.hostname, address.port))
+    body = json.dumps({"prompt": "<|user|>\nCount.<|end|>\n<|assistant|>\n", "generate_kwargs": kwargs}).encode()
+    connection.sendall(
+        b"POST /chat HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
+    return connection
+
+
+def load(server: Server) -> tuple[float, float]:
+    """Requests that run, and that wait."""
+    return server.metric("vllm:num_requests_running"), server.metric("vllm:num_requests_waiting")
+
+
+def test_a_busy_server_answers_health_checks_refuses_beyond_its_bound_and_forgets_who_left(busy: Server) -> None:
+    connections = [ask(busy, **LONG) for _ in range(32)]
+    wait_for(lambda: load(busy) == (1, 31))
+    with httpx.Client() as client:
+        seconds = []
+        for _ in range(300):
+            started = time.perf_counter()
+            assert client.get(f"{busy.url}/livez").status_code == 200
+            seconds.append(time.perf_counter() - started)
+    print(f"/livez with 32 requests in flight: p99 {statistics.quantiles(seconds, n=100)[98] * 1000:.1f} ms")
+
+    connections += [ask(busy, **LONG) for _ in range(9)]
+    wait_for(lambda: load(busy) == (1, 40))
+    refused = busy.chat("Hello")
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert "CHAT_MAX_QUEUE" in refused.json()["detail"]
+    assert busy.chat("Hello", top_k=-1).status_code == 400
+
+    for connection in connections:
+        connection.close()
+    wait_for(lambda: load(busy) == (0, 0))
+    assert busy.chat("Hello", max_new_tokens=1).status_code == 200
+
+
+def test_a_server_told_to_stop_finishes_what_runs_and_refuses_the_rest(busy: Server) -> None:
+    with (
+        concurrent.futures.ThreadPoolExecutor() as pool,
+        httpx.Client(base_url=busy.url) as kept,
+    ):
+        running = pool.submit(busy.chat, "Hello", max_new_tokens=60, min_new_tokens=60, return_dict_in_generate=True)
+        wait_for(lambda: load(busy)[0] == 1)
+        kept.get("/livez")
+        stopped = pool.submit(busy.stop)
+        wait_for(lambda: any("Handling signal" in line["event"] for line in busy.log()))
+        refused = kept.get("/readyz")
+        assert refused.status_code == 503
+        assert "Retry-After" in refused.headers
+        answer = running.result()
+        assert answer.status_code == 200
+        assert answer.json()["Details"][0]["completion_tokens"] == 60
+        assert stopped.result() == 0
+
+
+def test_a_worker_that_is_killed_is_replaced(tiny_model: Path) -> None:
+    with running(tiny_model) as server:
+        (worker,) = (line["event"] for line in server.log() if "Booting worker" in line["event"])
+        first = int(worker.rsplit(" ", 1)[1])
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: sum("Booting worker" in line["event"] for line in server.log()) == 2)
+        server.wait_until_ready()
+        assert server.chat("Hello", max_new_tokens=1).status_code == 200
+
+
+def test_the_log_tells_of_requests_and_never_what_was_said(tiny_server: Server) -> None:
+    said = "xylophone"
+    ok = tiny_server.chat(said, max_new_tokens=3, return_dict_in_generate=True)
+    tiny_server.chat(said, top_p=7)
+    tiny_server.chat(said, repetition_penalty=1e-39)
+    (line,) = (line for line in tiny_server.log() if line.get("request_id") == ok.headers["X-Request-Id"])
+    assert (line["route"], line["status"], line["completion_tokens"]) == ("/chat", 200, 3)
+    assert line["prompt_tokens"] == ok.json()["Details"][0]["prompt_tokens"]
+    assert line["seconds"] >= 0
+    text = "".join(tiny_server.lines)
+    assert said not in text
+    assert ok.json()["Details"][0]["text"] not in text

@@ -1,0 +1,15 @@
+"""What every test can have."""
+
+from pathlib import Path
+
+import pytest
+
+from app.models.demo import make
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    """The folder of the demo model, made on first use."""
+    folder = Path(__file__).parents[1] / ".models/demo"
+    make(folder)
+    return folder

@@ -1,0 +1,154 @@
+"""scripts/tools with the real Go, on a small program whose source is here."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+GO_MOD = """module example.com/pins
+
+go 1.24
+
+require example.com/greet/v2 v2.1.0 // indirect
+
+replace example.com/greet/v2 => ./greet
+
+tool example.com/greet/v2/cmd/hello
+"""
+HELLO = """package main
+
+import "fmt"
+
+var version = "none"
+
+func main() { fmt.Println("hello", version) }
+"""
+
+
+class Tree:
+    """A repository with nothing in it but scripts/tools and one tool, greet."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.tool = root / "scripts/go/greet"
+        self.program = root / ".tools/bin/greet"
+        command = self.tool / "greet/cmd/hello"
+        command.mkdir(parents=True)
+        for name in ("tools", "_work.py"):
+            shutil.copy(SCRIPTS / name, root / "scripts")
+        (self.tool / "go.mod").write_text(GO_MOD)
+        (self.tool / "go.sum").touch()
+        (self.tool / "flags").write_text("-ldflags=-s -w -X main.version={version}\n")
+        (self.tool / "greet/go.mod").write_text("module example.com/greet/v2\n\ngo 1.24\n")
+        (command / "main.go").write_text(HELLO)
+
+    def run(self, *names: str, path: str = os.environ["PATH"]) -> subprocess.CompletedProcess[str]:
+        """Run scripts/tools without a network, in a folder that has nothing to do with it."""
+        return subprocess.run(
+            [self.root / "scripts/tools", *names],
+            cwd=self.root.parent,
+            env=os.environ | {"GOPROXY": "off", "PATH": path},
+            capture_output=True,
+            text=True,
+        )
+
+    def greeting(self) -> str:
+        """Return what the program in .tools/bin prints."""
+        return subprocess.run([self.program], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """A tree in which nothing is built."""
+    return Tree(tmp_path / "a repository")
+
+
+def test_a_tool_is_built_under_its_folder_s_name_and_knows_its_version(tree: Tree) -> None:
+    done = tree.run("greet")
+    assert done.returncode == 0, done.stderr
+    assert "building greet v2.1.0" in done.stderr
+    assert tree.greeting() == "hello v2.1.0\n"
+
+
+def test_a_second_run_does_nothing(tree: Tree) -> None:
+    tree.run("greet")
+    built = tree.program.stat()
+    done = tree.run("greet")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert tree.program.stat() == built
+
+
+def test_several_packages_are_built_under_their_own_names(tree: Tree) -> None:
+    shutil.copytree(tree.tool / "greet/cmd/hello", tree.tool / "greet/cmd/bye")
+    several = "tool (\n\texample.com/greet/v2/cmd/bye\n\texample.com/greet/v2/cmd/hello\n)\n"
+    (tree.tool / "go.mod").write_text(GO_MOD.replace("tool example.com/greet/v2/cmd/hello\n", several))
+    done = tree.run("greet")
+    assert done.returncode == 0, done.stderr
+    assert sorted(file.name for file in tree.program.parent.iterdir()) == ["bye", "hello"]
+
+
+def test_changed_pins_are_built(tree: Tree) -> None:
+    tree.run("greet")
+    (tree.tool / "go.mod").write_text(GO_MOD.replace("v2.1.0", "v2.2.0"))
+    tree.run("greet")
+    assert tree.greeting() == "hello v2.2.0\n"
+
+
+def test_the_pinned_version_on_path_is_used_and_no_other(tree: Tree, tmp_path: Path) -> None:
+    tree.run("greet")
+    folder = tmp_path / "installed"
+    folder.mkdir()
+    installed = tree.program.rename(folder / "greet")
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    assert f"greet v2.1.0 is {installed}" in tree.run("greet", path=path).stderr
+    assert tree.program.readlink() == installed
+    assert tree.run("greet", path=path).stderr == ""
+
+    (tree.tool / "go.mod").write_text(GO_MOD.replace("v2.1.0", "v2.2.0"))
+    tree.run("greet", path=path)
+    assert not tree.program.is_symlink()
+    assert tree.greeting() == "hello v2.2.0\n"
+
+
+def test_a_build_that_fails_says_so_and_is_tried_again(tree: Tree) -> None:
+    tree.run("greet")
+    (tree.tool / "greet/cmd/hello/main.go").write_text("package main\n\nfunc main() { nothing() }\n")
+    (tree.tool / "go.mod").write_text(GO_MOD.replace("v2.1.0", "v2.2.0"))
+    done = tree.run("greet")
+    assert done.returncode == 1
+    assert "undefined: nothing" in done.stderr
+    assert "go build failed for greet" in done.stderr
+    assert tree.run("greet").returncode == 1
+
+
+def test_a_module_that_go_sum_lacks_is_refused(tree: Tree) -> None:
+    (tree.tool / "go.mod").write_text(GO_MOD.replace("replace example.com/greet/v2 => ./greet\n", ""))
+    done = tree.run("greet")
+    assert done.returncode == 1
+    assert not tree.program.exists()
+
+
+def test_a_machine_without_go_is_told_what_to_do(tree: Tree, tmp_path: Path) -> None:
+    folder = tmp_path / "path"
+    folder.mkdir()
+    for name, program in {"env": shutil.which("env"), "python3": os.path.realpath(sys.executable)}.items():
+        (folder / name).symlink_to(str(program))
+    done = tree.run("greet", path=str(folder))
+    assert done.returncode == 1
+    assert "Go is needed to build greet; install it, or put greet v2.1.0 on PATH" in done.stderr
+
+
+def test_an_unknown_tool_is_named_together_with_those_there_are(tree: Tree) -> None:
+    done = tree.run("hammer")
+    assert done.returncode == 2
+    assert "there is no tool hammer: choose from greet" in done.stderr
+
+
+@pytest.mark.parametrize("folder", sorted((SCRIPTS / "go").iterdir()), ids=lambda folder: folder.name)
+def test_every_tool_of_the_repository_is_pinned(folder: Path) -> None:
+    assert "\ntool " in (folder / "go.mod").read_text()
+    assert "/go.mod h1:" in (folder / "go.sum").read_text()
