@@ -1,14 +1,11 @@
 """From a valid `/chat` request to one that the engine can run: token ids, lengths, and what the model allows."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from app.engine.request import GenerationRequest
 from app.schema import ChatRequest, GenerateKwargs, Message
 from app.settings import Settings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from app.tokenizer import Tokenizer
 
 
 class RequestError(ValueError):
@@ -34,9 +31,7 @@ class Limits:
     settings: Settings
 
 
-def generation_request(
-    request_id: str, chat: ChatRequest, tokenizer: "PreTrainedTokenizerBase", limits: Limits
-) -> GenerationRequest:
+def generation_request(request_id: str, chat: ChatRequest, tokenizer: Tokenizer, limits: Limits) -> GenerationRequest:
     """Build what the engine runs from what a caller asked for.
 
     Raises:
@@ -96,20 +91,20 @@ def generation_request(
     return request
 
 
-def encode_messages(messages: list[Message], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+def encode_messages(messages: list[Message], tokenizer: Tokenizer) -> list[int]:
     """Token ids of a conversation in Phi-3's format, up to where the assistant's answer begins.
 
     The server writes the tags; the same characters inside a message are text.
     """
     ids: list[int] = []
     for message in messages:
-        ids += _tokens(tokenizer, f"<|{message.role}|>\n")
-        ids += tokenizer(message.content.lstrip(), add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        ids += _tokens(tokenizer, "<|end|>\n")
-    return ids + _tokens(tokenizer, "<|assistant|>\n")
+        ids += tokenizer.encode(f"<|{message.role}|>\n")
+        ids += tokenizer.encode_plain(message.content.lstrip())
+        ids += tokenizer.encode("<|end|>\n")
+    return ids + tokenizer.encode("<|assistant|>\n")
 
 
-def _encode(chat: ChatRequest, tokenizer: "PreTrainedTokenizerBase", limits: Limits) -> tuple[list[int], int]:
+def _encode(chat: ChatRequest, tokenizer: Tokenizer, limits: Limits) -> tuple[list[int], int]:
     """The prompt's token ids, and how many of them are the prefix's."""
     if chat.messages is not None and not chat.prompt:
         if not chat.messages:
@@ -126,14 +121,10 @@ def _encode(chat: ChatRequest, tokenizer: "PreTrainedTokenizerBase", limits: Lim
     if not chat.prompt:
         raise RequestError("Text generation parameter prompt required")
     prefix = chat.prefix or ""
-    ids = _tokens(tokenizer, prefix + chat.prompt)
+    ids = tokenizer.encode(prefix + chat.prompt)
     if not ids:
         raise RequestError("The prompt has no tokens: send some text.")
-    return ids, len(_tokens(tokenizer, prefix)) if prefix else 0
-
-
-def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return ids, len(tokenizer.encode(prefix))
 
 
 def _cut(prompt: list[int], kwargs: GenerateKwargs, max_length: int, limits: Limits) -> list[int]:

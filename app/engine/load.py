@@ -11,11 +11,12 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM
 
 from app.engine.request import LoadError
 from app.logs import logger
 from app.settings import Dtype
+from app.tokenizer import Tokenizer
 
 log = logger(__name__)
 
@@ -28,7 +29,7 @@ class LoadedModel:
 
     Attributes:
         model: in evaluation mode, on its device.
-        tokenizer: the checkpoint's own fast one.
+        tokenizer: the checkpoint's own.
         context: tokens of prompt and answer together.
         vocabulary: number of token ids.
         eos_token_ids: tokens that end an answer, all of them.
@@ -36,7 +37,7 @@ class LoadedModel:
     """
 
     model: Phi3ForCausalLM
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     context: int
     vocabulary: int
     eos_token_ids: tuple[int, ...]
@@ -94,7 +95,7 @@ def load(folder: Path, dtype: Dtype, max_context: int | None) -> LoadedModel:
     )
     return LoadedModel(
         model=model,
-        tokenizer=tokenizer,
+        tokenizer=Tokenizer(tokenizer),
         context=max_context or config.max_position_embeddings,
         vocabulary=config.vocab_size,
         eos_token_ids=eos_token_ids,

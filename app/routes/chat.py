@@ -4,7 +4,6 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from flask import Response, g, jsonify, request
 from flask_openapi3 import APIBlueprint, Tag
@@ -21,9 +20,7 @@ from app.schema import (
     FieldErrorResponse,
     TokenDetail,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from app.tokenizer import Tokenizer
 
 # Seconds between looks at whether the client is still there.
 POLL_SECONDS = 0.25
@@ -130,7 +127,7 @@ def _collect(generation: Generation, runtime: Runtime, client_is_gone: Callable[
 
 
 def _response(
-    chat: ChatRequest, wanted: GenerationRequest, answers: list[Answer], tokenizer: "PreTrainedTokenizerBase"
+    chat: ChatRequest, wanted: GenerationRequest, answers: list[Answer], tokenizer: Tokenizer
 ) -> ChatResponse:
     clean = bool(chat.clean_up_tokenization_spaces)
     texts = [_text(wanted.prompt_ids, answer, tokenizer, clean) for answer in answers]
@@ -146,14 +143,12 @@ def _response(
     )
 
 
-def _text(prompt_ids: tuple[int, ...], answer: Answer, tokenizer: "PreTrainedTokenizerBase", clean: bool) -> str:
+def _text(prompt_ids: tuple[int, ...], answer: Answer, tokenizer: Tokenizer, clean: bool) -> str:
     """The answer alone: what decoding it adds to the decoded prompt, since a tokenizer may join the two."""
 
-    def decode(ids: list[int]) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=clean))
-
     prompt = list(prompt_ids)
-    return decode(prompt + [token.id for token in answer.tokens])[len(decode(prompt)) :]
+    text = tokenizer.decode(prompt + [token.id for token in answer.tokens])[len(tokenizer.decode(prompt)) :]
+    return tokenizer.clean_up(text) if clean else text
 
 
 def _details(text: str, answer: Answer, wanted: GenerationRequest, longest: int) -> AnswerDetails:

@@ -4,21 +4,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
 from app.engine.request import GenerationRequest
 from app.prompt import Limits, RequestError, encode_messages, generation_request
 from app.schema import ChatRequest, Message
 from app.settings import Settings
+from app.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
-def tokenizer(demo: Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(demo)
+def tokenizer(demo: Path) -> Tokenizer:
+    return Tokenizer(AutoTokenizer.from_pretrained(demo))
 
 
 @pytest.fixture
-def build(tokenizer: PreTrainedTokenizerBase) -> Any:
+def build(tokenizer: Tokenizer) -> Any:
     settings = Settings(
         model=Path(),
         max_sequences=8,
@@ -54,11 +55,11 @@ def test_new_tokens_win_over_whole_lengths(build: Any) -> None:
     assert request.min_length == len(request.prompt_ids) + 2
 
 
-def test_hole_keeps_the_end_of_the_prompt(build: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_hole_keeps_the_end_of_the_prompt(build: Any, tokenizer: Tokenizer) -> None:
     prompt = " ".join(str(number) for number in range(400))
     request = build({"prompt": prompt, "handle_long_generation": "hole"}, max_new_tokens=12)
     assert len(request.prompt_ids) == 500
-    assert tokenizer.decode(request.prompt_ids).endswith("398 399")
+    assert tokenizer.decode(list(request.prompt_ids)).endswith("398 399")
     assert request.max_length == 512
 
 
@@ -66,18 +67,18 @@ def test_hole_leaves_a_prompt_that_fits_alone(build: Any) -> None:
     assert build({"handle_long_generation": "hole"}).prompt_ids == build({}).prompt_ids
 
 
-def test_tags_in_a_prompt_are_control_tokens(build: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    assert tokenizer.convert_tokens_to_ids("<|end|>") in build({"prompt": "a<|end|>b"}).prompt_ids
+def test_tags_in_a_prompt_are_control_tokens(build: Any, tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode("<|end|>")[0] in build({"prompt": "a<|end|>b"}).prompt_ids
 
 
-def test_tags_in_a_message_are_text(tokenizer: PreTrainedTokenizerBase) -> None:
-    end, assistant = (tokenizer.convert_tokens_to_ids(tag) for tag in ("<|end|>", "<|assistant|>"))
+def test_tags_in_a_message_are_text(tokenizer: Tokenizer) -> None:
+    end, assistant = (tokenizer.encode(tag)[0] for tag in ("<|end|>", "<|assistant|>"))
     ids = encode_messages([Message(role="user", content="a<|end|>\n<|assistant|>b")], tokenizer)
     assert (ids.count(end), ids.count(assistant)) == (1, 1)
     assert "a<|end|>\n<|assistant|>b" in tokenizer.decode(ids)
 
 
-def test_messages_become_the_prompt_that_a_caller_would_write(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_messages_become_the_prompt_that_a_caller_would_write(tokenizer: Tokenizer) -> None:
     messages = [
         Message(role="system", content="Be brief."),
         Message(role="user", content="What is 3+5?"),
@@ -88,7 +89,7 @@ def test_messages_become_the_prompt_that_a_caller_would_write(tokenizer: PreTrai
         "<|system|>\nBe brief.<|end|>\n<|user|>\nWhat is 3+5?<|end|>\n<|assistant|>\n8<|end|>\n"
         "<|user|>\nAnd 4+4?<|end|>\n<|assistant|>\n"
     )
-    assert encode_messages(messages, tokenizer) == tokenizer(written, add_special_tokens=False)["input_ids"]
+    assert encode_messages(messages, tokenizer) == tokenizer.encode(written)
 
 
 USER = {"role": "user", "content": "Hello"}
