@@ -38,6 +38,7 @@ def create_app(runtime: Runtime) -> OpenAPI:
         validation_error_callback=errors.invalid,
         doc_ui=False,
     )
+    app.url_map.strict_slashes = False
     app.request_class = JsonRequest
     app.config["MAX_CONTENT_LENGTH"] = runtime.settings.max_body
     errors.register(app)

