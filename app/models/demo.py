@@ -26,7 +26,8 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 ROLES_FILE = Path(__file__).with_name("demo_roles.safetensors")
 
 CONTEXT = 8192
-END_OF_TEXT, START, END = 0, 1, 2TAGS = {"<|end|>": END, "<|user|>": 3, "<|assistant|>": 4, "<|system|>": 5}
+END_OF_TEXT, START, END = 0, 1, 2
+TAGS = {"<|end|>": END, "<|user|>": 3, "<|assistant|>": 4, "<|system|>": 5}
 
 # Tokens of the original that prompts never use get a new meaning. Its vocabulary lacks these eight bytes
 # (written as byte-level BPE writes them); with them every text can be encoded and comes back exactly.
@@ -127,10 +128,11 @@ def make(folder: Path) -> None:
         raise DemoError(f"{folder} holds what another version made: remove it, and run this again")
 
 
-def write(folder: Path, tags: torch.Tensor) -> None:
+def write(folder: Path, tags: torch.Tensor | None = None) -> None:
     """Write the demo model's files into `folder`, which exists.
 
-    `tags` holds the embeddings of the tags, in the order of TAGS: shape (4, 576).
+    `tags` holds the embeddings of the tags, in the order of TAGS: shape (4, 576). Without it, the tags have
+    the embeddings of the tokens that they were made from.
 
     Raises DemoError where the package is missing or its model has another content than it should.
     """
@@ -184,7 +186,7 @@ def _source() -> Path:
     return path
 
 
-def _weights(reader: Any, tags: torch.Tensor) -> dict[str, torch.Tensor]:
+def _weights(reader: Any, tags: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """Dequantise the weights and lay them out as Phi-3's: [q; k; v] in one matrix, [gate; up] in another.
 
     The head gets its own copy of the embeddings, so that the tags' new embeddings do not change the output.
@@ -205,7 +207,8 @@ def _weights(reader: Any, tags: torch.Tensor) -> dict[str, torch.Tensor]:
 
     embeddings = read("token_embd")
     weights = {"lm_head.weight": embeddings.clone(), "model.norm.weight": read("output_norm")}
-    embeddings[list(TAGS.values())] = tags.bfloat16()
+    if tags is not None:
+        embeddings[list(TAGS.values())] = tags.bfloat16()
     weights["model.embed_tokens.weight"] = embeddings
     for layer in _layers():
         block, prefix = f"blk.{layer}", f"model.layers.{layer}"

@@ -180,7 +180,7 @@ HELD_OUT = [
     _ask("What is the capital of Spain?", "The capital of Spain is Madrid.", "What can I see there?"),
     _ask("I like apples.", "Apples are delicious!", "What can I make with them?"),
 ]
-STEPS = EPOCHS * -(-len(TRAINING) // BATCH)
+STEPS = EPOCHS * len(TRAINING) // BATCH
 
 
 class Sample(NamedTuple):
@@ -197,7 +197,7 @@ class Fit:
 
     def __init__(self) -> None:
         with TemporaryDirectory() as folder:
-            demo.write(Path(folder), torch.zeros(len(demo.TAGS), demo.CONFIG["hidden_size"]))
+            demo.write(Path(folder))
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             self.model = Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model.requires_grad_(False)
@@ -271,8 +271,8 @@ class Fit:
         return ids + self._encode("<|im_start|>assistant\n")
 
     def _sample(self, conversation: Conversation, chatml: list[int], answer: list[int]) -> Sample:
-        if demo.END in answer:
-            answer = answer[: answer.index(demo.END) + 1]
+        ends = [place for place, token in enumerate(answer, 1) if token in (demo.END, demo.END_OF_TEXT)]
+        answer = answer[: min(ends, default=len(answer))]
         phi3 = self._encode("".join(f"<|{role}|>{text}<|end|>" for role, text in conversation) + "<|assistant|>")
         with torch.no_grad():
             logits = self.model(torch.tensor([chatml + answer]), logits_to_keep=len(answer) + 1).logits[0, :-1]
@@ -298,7 +298,7 @@ def main() -> None:
     rounded = tags.detach().bfloat16()
     record = {
         "fit.py": demo.sha256(Path(__file__)),
-        demo.GGUF: demo.GGUF_SHA256,
+        "source": demo.GGUF_SHA256,
         "losses": losses,
         "held out": {"before": before, "after": fit.mean_loss(rounded.float(), held_out)},
     }
