@@ -1,6 +1,8 @@
 """The reference lane: one request at a time through transformers' `generate`."""
 
+import contextlib
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -41,6 +43,9 @@ class ReferenceLane:
 
     def __init__(self, model: Phi3ForCausalLM) -> None:
         self._model = model
+        # LongRoPE keeps the factors of the sequence at hand in the model, so two sequences cannot be at hand at once.
+        longrope = (model.config.rope_parameters or {}).get("rope_type") == "longrope"
+        self._alone = threading.Lock() if longrope else contextlib.nullcontext()
 
     def run(self, request: GenerationRequest, emit: Callable[[Event], None], cancelled: Callable[[], bool]) -> None:
         """Generate the answer to `request`; see `app.engine.engine.Lane`."""
@@ -48,12 +53,13 @@ class ReferenceLane:
         searched = kwargs.num_beams > 1
         observer = _Observer(request, emit if not searched else None, cancelled)
         prompt = torch.tensor([request.prompt_ids], device=self._model.device)
-        output = self._model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            generation_config=_generation_config(request),
-            custom_generate=functools.partial(_decode, request=request, observer=observer),
-        )
+        with self._alone:
+            output = self._model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                generation_config=_generation_config(request),
+                custom_generate=functools.partial(_decode, request=request, observer=observer),
+            )
         if searched:
             for rank, beam in enumerate(_beams(output, request)):
                 _emit_beam(rank, beam, request, emit)

@@ -7,10 +7,10 @@ prompts written with Phi-3's tags. `fit` explains the new embeddings that the ta
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -106,6 +106,9 @@ SHA256 = {
     "tokenizer_config.json": "c27068f8b1ae9dd0aa6f5e68919de0292f820dd201f189d798287f9472773bcf",
 }
 REVISION = hashlib.sha256(json.dumps(SHA256).encode()).hexdigest()
+
+
+Item = TypeVar("Item")
 
 
 class DemoError(ModelError):
@@ -210,7 +213,8 @@ def _weights(reader: Any, tags: torch.Tensor | None) -> dict[str, torch.Tensor]:
     if tags is not None:
         embeddings[list(TAGS.values())] = tags.bfloat16()
     weights["model.embed_tokens.weight"] = embeddings
-    for layer in _layers():
+    layers = CONFIG["num_hidden_layers"]
+    for layer in progress(range(layers), layers, "Converting layers"):
         block, prefix = f"blk.{layer}", f"model.layers.{layer}"
         parts = {
             "self_attn.qkv_proj": torch.cat(
@@ -262,16 +266,15 @@ def _tokenizer(tokens: list[str], merges: list[str]) -> dict[str, Any]:
     }
 
 
-def _layers() -> Iterator[int]:
-    """Count through the layers, showing progress: a bar on a terminal, a line now and then otherwise."""
-    layers = CONFIG["num_hidden_layers"]
+def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
+    """Pass items on, showing how many on stderr: a bar on a terminal, a line now and then otherwise."""
     if sys.stderr.isatty():
-        yield from tqdm(range(layers), desc="Converting", unit="layer", leave=False)
+        yield from tqdm(items, label, total)
         return
-    for layer in range(layers):
-        if layer % 10 == 0:
-            _say(f"Converting layer {layer + 1} of {layers}")
-        yield layer
+    for count, item in enumerate(items):
+        if count % 10 == 0:
+            _say(f"{label}: {count} of {total}")
+        yield item
 
 
 def _say(text: str) -> None:
