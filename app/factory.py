@@ -79,8 +79,9 @@ def create_app(runtime: Runtime) -> OpenAPI:
 
 
 def _document(app: OpenAPI) -> dict[str, Any]:
-    """The OpenAPI document, without the 422 that the library adds to routes which take no body."""
+    """The OpenAPI document, without what the library adds: 422 for routes that take no body, and null schemes."""
     document: dict[str, Any] = app.api_doc
+    document["components"].pop("securitySchemes", None)
     for path in document["paths"].values():
         for operation in path.values():
             if "requestBody" not in operation:

@@ -101,7 +101,7 @@ SHA256 = {
     "config.json": "edfafd09d283e43a1f115f97dae176dffcd7117c80af3ac59d8a744de20462c9",
     "generation_config.json": "d676aef9a1b66151460963668bf3f94a10cb5677d2a4d224948756c906315009",
     "LICENSE": "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4",
-    "model.safetensors": "a980b0656d826dee34f4fbd4a8221a1d24df728aafe47a8dce7a071e2c8cfbe3",
+    "model.safetensors": "fc2590c1e93e59a0110e16d2f419860e890a4c5bf93e939fd50098169fbb2cea",
     "tokenizer.json": "8c8c6c5fdd6df622f8fa49e3492e65232b7181c51f9652dbd2d1a3bb8f3b450c",
     "tokenizer_config.json": "c27068f8b1ae9dd0aa6f5e68919de0292f820dd201f189d798287f9472773bcf",
 }

@@ -1,5 +1,7 @@
 """The reference lane, on small models."""
 
+import itertools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -108,6 +110,12 @@ def test_long_and_short_sequences_at_once_are_what_they_are_alone(long_model: Ph
         return ids(events)
 
     alone = [answer(prompt) for prompt in prompts]
+    steps: list[int] = []
+    hook = long_model.register_forward_pre_hook(lambda *_: steps.append(threading.get_ident()))
     with ThreadPoolExecutor(4) as pool:
-        for _ in range(3):
-            assert list(pool.map(answer, prompts)) == alone
+        assert list(pool.map(answer, prompts)) == alone
+    hook.remove()
+    # No sequence's steps lie between those of another.
+    turns = [thread for thread, _ in itertools.groupby(steps)]
+    assert len(set(steps)) > 1
+    assert len(turns) <= len(prompts)
