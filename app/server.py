@@ -1,5 +1,6 @@
 """gunicorn, configured in code: one process per model, a thread per request that is let in."""
 
+import os
 from typing import Any
 
 from flask import Flask
@@ -71,5 +72,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
+    # On a CPU that others use too, torch's threads that spin while they wait hold each other up.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logs.configure(settings.log_level)
     Server(settings).run()
