@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tqdm import tqdm
 
 from app.models.atomic import building
@@ -149,7 +149,8 @@ def write(folder: Path, tags: torch.Tensor | None = None) -> None:
     tokens, merges = (reader.fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "merges"))
     weights = _weights(reader, tags)
     _say("Writing the demo model")
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    # Not save_file: what that writes is for its owner's eyes alone, and a container may run as somebody else.
+    (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
     _write_json(folder / "config.json", CONFIG)
     _write_json(folder / "generation_config.json", GENERATION_CONFIG)
     _write_json(folder / "tokenizer.json", _tokenizer(tokens, merges))
