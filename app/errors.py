@@ -75,7 +75,9 @@ def _by_field(problems: list[ErrorDetails]) -> list[ErrorDetails]:
 
 def _sentence(problem: ErrorDetails) -> str:
     loc = problem["loc"]
-    name = ".".join(str(part) for part in loc)
+    # Of a field that may have several types, pydantic adds the name of the type.
+    field = loc[:2] if loc[0] == "generate_kwargs" else loc
+    name = ".".join(str(part) for part in (*field, *(part for part in loc[len(field) :] if isinstance(part, int))))
     if problem["type"] == "extra_forbidden":
         model = (
             GenerateKwargs if loc[0] == "generate_kwargs" and len(loc) == 2 else ChatRequest if len(loc) == 1 else None

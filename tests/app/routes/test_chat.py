@@ -102,7 +102,7 @@ def test_two_requests_at_once_are_both_answered(server: Server) -> None:
         ('{"prompt": "Hello", "generate_kwargs": {"foo": 1}}', 400, "generate_kwargs.foo is not served"),
         ('{"prompt": "Hello", "generate_kwargs": {"max_time": 1}}', 400, "generate_kwargs.max_time is not served"),
         ('{"prompt": "Hello", "generate_kwargs": {"top_p": 2}}', 400, "less than or equal to 1, and is 2"),
-        ('{"prompt": "Hello", "generate_kwargs": {"eos_token_id": -1}}', 400, "greater than or equal to 0"),
+        ('{"prompt": "Hello", "generate_kwargs": {"eos_token_id": -1}}', 400, "eos_token_id: it should be"),
         ('{"prompt": "Hello", "generate_kwargs": {"temperature": NaN}}', 400, "finite number"),
         ('{"prompt": "Hello", "handle_long_generation": "cut"}', 400, "'hole'"),
         ('{"messages": [{"role": "tool", "content": "x"}]}', 400, "'system', 'user' or 'assistant'"),
