@@ -1,6 +1,5 @@
 """`POST /chat`, as KAITO's phi-3 preset documents it."""
 
-import select
 import socket
 import time
 from collections.abc import Callable
@@ -80,10 +79,12 @@ def _client_is_gone(connection: socket.socket | None) -> Callable[[], bool]:
     """A look at whether the other end closed `connection`; bytes that wait there mean it has not."""
 
     def gone() -> bool:
-        if connection is None or not select.select([connection], [], [], 0)[0]:
+        if connection is None:
             return False
         try:
-            return connection.recv(1, socket.MSG_PEEK) == b""
+            return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
         except OSError:
             return True
 
