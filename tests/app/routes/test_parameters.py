@@ -97,9 +97,10 @@ def clean_up_tokenization_spaces(chat: Chat) -> None:
 
 @effect
 def prefix(chat: Chat) -> None:
-    tag, rest = "<|user|>\n", QUESTION.removeprefix("<|user|>\n")
-    assert chat(rest, prefix=tag, return_full_text=True)["Result"] == rest + chat()["Result"]
-    assert chat(rest)["Result"] != chat()["Result"]
+    first, rest = "Once upon ", "a time"
+    whole = chat(first + rest, max_new_tokens=8)["Result"]
+    assert chat(rest, max_new_tokens=8)["Result"] != whole
+    assert chat(rest, prefix=first, max_new_tokens=8, return_full_text=True)["Result"] == rest + whole
 
 
 @effect
