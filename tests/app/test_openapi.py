@@ -29,8 +29,8 @@ TIMEOUT_SECONDS = 60
 
 @pytest.fixture(scope="module")
 def short_server(tiny_model: Path) -> Iterator[Server]:
-    """The tiny model with a context of 12 tokens, so that thousands of answers take little time."""
-    with running(tiny_model, "--dtype", "float32", "--max-context", "12") as server:
+    """The tiny model with a context of 8 tokens, so that thousands of answers take little time."""
+    with running(tiny_model, "--dtype", "float32", "--max-context", "8") as server:
         yield server
         statuses = {
             status: int(server.metric("phi3_http_requests_total", route="/chat", status=str(status)))
@@ -72,7 +72,7 @@ def chat(url: str) -> Any:
     return schemathesis.openapi.from_url(f"{url}/openapi.json")["/chat"]["POST"]
 
 
-NUMBERS = st.sampled_from([0, 1, 2, 3, 4, 10, 11, 12, 13, 200, 49151, 49152, -1, 2**31, 2**63, 1e-45, 1e-39, 1e-7, 0.5])
+NUMBERS = st.sampled_from([0, 1, 2, 3, 4, 10, 7, 8, 9, 200, 49151, 49152, -1, 2**31, 2**63, 1e-45, 1e-39, 1e-7, 0.5])
 EDGES: st.SearchStrategy[Any] = st.one_of(
     NUMBERS,
     NUMBERS.map(float),

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from app.models import demo, fit
 from app.models.fit import BATCH, EPOCHS, HELD_OUT, STEPS, TRAINING, Fit, Sample, batches
 
-REPLAYED = 2  # steps; the tolerances below are for processors that round otherwise
+REPLAYED = 1  # step; the tolerances below are for processors that round otherwise
 
 
 @pytest.fixture(scope="module")
