@@ -196,6 +196,8 @@ def test_a_killed_download_goes_on_where_it_stopped(client: Client, hub: Hub, re
 
 
 def test_control_c_stops_in_one_line_and_the_next_run_goes_on(client: Client, hub: Hub) -> None:
+    # A shell's background job ignores SIGINT, and so would what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     hub.stall = {FIRST: 1_000_000}
     with client.start(HF_HUB_DOWNLOAD_TIMEOUT="8") as process:
         client.wait_for(FIRST, 1_000_000)
