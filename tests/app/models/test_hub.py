@@ -62,14 +62,15 @@ def hub(repository: Path) -> Iterator[Hub]:
 
 
 class Client:
-    """`python -m app.models mini-4k` against one hub, with nothing else in its environment."""
+    """`python -m app.models mini-4k` against one hub, with nothing else of ours in its environment."""
 
     def __init__(self, directory: Path, endpoint: str) -> None:
         self.models = directory / "models"
         self.folder = self.models / MODEL.name
         self.partial = self.models / f".{MODEL.name}.partial"
         self.command = [sys.executable, "-m", "app.models", MODEL.name, "--directory", str(self.models)]
-        self.environment = {"PATH": os.environ["PATH"], "HOME": str(directory), "HF_ENDPOINT": endpoint}
+        measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+        self.environment = measured | {"PATH": os.environ["PATH"], "HOME": str(directory), "HF_ENDPOINT": endpoint}
 
     def start(self, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
