@@ -65,18 +65,21 @@ def _by_field(problems: list[ErrorDetails]) -> list[ErrorDetails]:
     """Keep, of a field that may have several types, the errors in the value of one where there are such."""
     fields: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
     for problem in problems:
-        loc = problem["loc"]
-        fields.setdefault(loc[:2] if loc[:1] == ("generate_kwargs",) else loc, []).append(problem)
+        fields.setdefault(_field(problem["loc"]), []).append(problem)
     kept: list[ErrorDetails] = []
     for of_field in fields.values():
         kept += [problem for problem in of_field if problem["type"] in VALUE_ERRORS] or of_field
     return kept
 
 
+def _field(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The path of a field, without the name of the type that pydantic adds where it may have several."""
+    return loc[:2] if loc[:1] == ("generate_kwargs",) else loc
+
+
 def _sentence(problem: ErrorDetails) -> str:
     loc = problem["loc"]
-    # Of a field that may have several types, pydantic adds the name of the type.
-    field = loc[:2] if loc[0] == "generate_kwargs" else loc
+    field = _field(loc)
     name = ".".join(str(part) for part in (*field, *(part for part in loc[len(field) :] if isinstance(part, int))))
     if problem["type"] == "extra_forbidden":
         model = (
