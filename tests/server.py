@@ -1,5 +1,6 @@
 """A real server: gunicorn in a process of its own, started and stopped by tests."""
 
+import functools
 import json
 import os
 import re
@@ -53,10 +54,15 @@ class Server:
         assert self._url, "".join(self.lines)
         return self._url
 
+    @functools.cached_property
+    def http(self) -> httpx.Client:
+        """A client of this server: httpx.get and its like read all certificates anew for each request."""
+        return httpx.Client(base_url=self.url, timeout=300, limits=httpx.Limits(max_keepalive_connections=0))
+
     def wait_until_ready(self) -> None:
         """Return when the model is loaded."""
         end = time.monotonic() + START_SECONDS
-        while httpx.get(f"{self.url}/readyz").status_code != 200:
+        while self.http.get("/readyz").status_code != 200:
             assert self.process.poll() is None, "".join(self.lines)
             assert time.monotonic() < end, "".join(self.lines)
             time.sleep(0.1)
@@ -67,12 +73,12 @@ class Server:
         body = (
             own | ({"prompt": prompt} if prompt is not None else {}) | ({"generate_kwargs": fields} if fields else {})
         )
-        return httpx.post(f"{self.url}/chat", json=body, timeout=300)
+        return self.http.post("/chat", json=body)
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric."""
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
-        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
+        for line in self.http.get("/metrics").text.splitlines():
             if line.startswith((f"{name} ", f"{name}{{")) and all(label in line for label in wanted):
                 return float(line.rsplit(" ", 1)[1])
         raise KeyError(name)
@@ -86,6 +92,8 @@ class Server:
         self.process.send_signal(sig)
         status = self.process.wait(60)
         self._reader.join(10)
+        if "http" in vars(self):
+            self.http.close()
         assert self.process.stderr
         self.process.stderr.close()
         return status

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -105,12 +104,8 @@ def test_settings_at_their_edges_are_answered(
     short_server: Server, prompt: str, kwargs: dict[str, Any], prefix: str | None
 ) -> None:
     body = json.dumps({"prompt": prompt, "prefix": prefix, "generate_kwargs": kwargs})
-    response = httpx.post(
-        f"{short_server.url}/chat",
-        content=body,
-        headers={"Content-Type": "application/json"},
-        timeout=TIMEOUT_SECONDS,
-    )
+    headers = {"Content-Type": "application/json"}
+    response = short_server.http.post("/chat", content=body, headers=headers, timeout=TIMEOUT_SECONDS)
     assert response.status_code in {200, 400, 422}, (body, response.text)
     if response.status_code == 200:
         text = response.text

@@ -16,7 +16,7 @@ MEANING = "<|user|> What is the meaning of life?<|end|><|assistant|>"
 
 def post(server: Server, body: bytes | str, content_type: str | None = "application/json") -> httpx.Response:
     headers = {"Content-Type": content_type} if content_type else {}
-    return httpx.post(f"{server.url}/chat", content=body, headers=headers, timeout=300)
+    return server.http.post("/chat", content=body, headers=headers)
 
 
 def test_the_short_documented_request_is_answered(server: Server) -> None:
@@ -154,7 +154,7 @@ def test_no_content_type_and_those_of_json_are_read_as_json(server: Server, cont
 
 def test_a_slash_at_the_end_changes_nothing(server: Server) -> None:
     body = {"prompt": "Hello", "generate_kwargs": {"max_new_tokens": 1}}
-    assert httpx.post(f"{server.url}/chat/", json=body, timeout=300).status_code == 200
+    assert server.http.post("/chat/", json=body).status_code == 200
 
 
 def test_a_body_beyond_the_limit_is_refused(server: Server) -> None:

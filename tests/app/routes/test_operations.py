@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import httpx
 import pytest
 from flask.testing import FlaskClient
 
@@ -22,7 +21,7 @@ def loading() -> FlaskClient:
 
 @pytest.mark.parametrize("route", ["/livez", "/readyz", "/startupz", "/healthz"])
 def test_a_loaded_server_is_healthy_on_every_route(tiny_server: Server, route: str) -> None:
-    response = httpx.get(tiny_server.url + route)
+    response = tiny_server.http.get(route)
     assert (response.status_code, response.json()) == (200, {"status": "Healthy"})
 
 
@@ -39,11 +38,11 @@ def test_a_loading_server_is_not_ready_and_says_when_to_come_back(loading: Flask
 
 
 def test_home_says_that_the_server_is_running(tiny_server: Server) -> None:
-    assert httpx.get(tiny_server.url + "/").json() == {"message": "Server is running"}
+    assert tiny_server.http.get("/").json() == {"message": "Server is running"}
 
 
 def test_metrics_are_prometheus_text(tiny_server: Server) -> None:
-    response = httpx.get(tiny_server.url + "/metrics")
+    response = tiny_server.http.get("/metrics")
     assert response.headers["Content-Type"].startswith("text/plain")
     for name in ("vllm:num_requests_running", "vllm:num_requests_waiting", "process_resident_memory_bytes"):
         assert re.search(rf"^{name}(\{{.*\}})? [0-9.e+]+$", response.text, re.MULTILINE)
@@ -51,7 +50,7 @@ def test_metrics_are_prometheus_text(tiny_server: Server) -> None:
 
 
 def test_metrics_are_kaitos_json_on_request(tiny_server: Server) -> None:
-    machine = httpx.get(tiny_server.url + "/metrics", headers={"Accept": "application/json"}).json()
+    machine = tiny_server.http.get("/metrics", headers={"Accept": "application/json"}).json()
     assert set(machine) == {"gpu_info", "cpu_info"}
     known = machine["gpu_info"][0] if machine["gpu_info"] else machine["cpu_info"]
     assert re.fullmatch(r"\d+\.\d\d GB", known["memory"]["used"])
@@ -59,12 +58,12 @@ def test_metrics_are_kaitos_json_on_request(tiny_server: Server) -> None:
 
 
 def test_the_document_is_served(tiny_server: Server) -> None:
-    assert httpx.get(tiny_server.url + "/openapi.json").json()["openapi"].startswith("3.1")
+    assert tiny_server.http.get("/openapi.json").json()["openapi"].startswith("3.1")
 
 
 def test_an_unknown_route_and_a_wrong_method_are_json_errors(tiny_server: Server) -> None:
-    unknown = httpx.get(tiny_server.url + "/nowhere")
+    unknown = tiny_server.http.get("/nowhere")
     assert (unknown.status_code, list(unknown.json())) == (404, ["detail"])
-    wrong = httpx.get(tiny_server.url + "/chat")
+    wrong = tiny_server.http.get("/chat")
     assert (wrong.status_code, list(wrong.json())) == (405, ["detail"])
     assert "POST" in wrong.headers["Allow"]
