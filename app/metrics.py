@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from app import __version__
 
 if TYPE_CHECKING:
+    from app.engine.cache import KeyValueCache
     from app.engine.engine import Engine
 
 SECONDS = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
@@ -68,6 +69,11 @@ class Metrics:
         self._http = Counter(
             "phi3_http_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
         )
+        self._lanes = Counter(
+            "phi3_lane_requests", "Requests let in, by the lane that serves them.", ["lane"], registry=self.registry
+        )
+        for lane in ("batched", "reference"):
+            self._lanes.labels(lane)
         info = Gauge(
             "phi3_build_info",
             "Versions; always 1.",
@@ -81,12 +87,16 @@ class Metrics:
         """Count a request that was served."""
         self._finished.labels(**self._labels, finished_reason=reason).inc()
 
+    def let_in(self, lane: str) -> None:
+        """Count a request that a lane was given."""
+        self._lanes.labels(lane).inc()
+
     def answered(self, method: str, route: str, status: int) -> None:
         """Count an answer of any kind."""
         self._http.labels(method, route, status).inc()
 
-    def observe_engine(self, engine: "Engine") -> None:
-        """Export how many requests of `engine` run and wait."""
+    def observe_engine(self, engine: "Engine", cache: "KeyValueCache") -> None:
+        """Export how many requests of `engine` run and wait, and how full `cache` is."""
         running = Gauge(
             "vllm:num_requests_running",
             "Requests generating.",
@@ -98,6 +108,15 @@ class Metrics:
         )
         running.labels(**self._labels).set_function(lambda: engine.running)
         waiting.labels(**self._labels).set_function(lambda: engine.waiting)
+        usage = Gauge(
+            "vllm:kv_cache_usage_perc",
+            "Share of the cache that requests hold; 1 is all of it.",
+            ["model_name", "engine"],
+            registry=self.registry,
+        )
+        usage.labels(**self._labels).set_function(lambda: cache.reserved / cache.tokens)
+        capacity = Gauge("phi3_cache_tokens", "Tokens that the cache has room for.", registry=self.registry)
+        capacity.set(cache.tokens)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -21,6 +21,7 @@ class Limits:
         vocabulary: number of token ids.
         eos_token_ids: the model's end tokens.
         pad_token_id: the model's.
+        beam_tokens: beams times their length, for one request.
         settings: the operator's limits.
     """
 
@@ -28,6 +29,7 @@ class Limits:
     vocabulary: int
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
+    beam_tokens: int
     settings: Settings
 
 
@@ -87,7 +89,7 @@ def generation_request(request_id: str, chat: ChatRequest, tokenizer: Tokenizer,
         pad_token_id=limits.pad_token_id if kwargs.pad_token_id is None else kwargs.pad_token_id,
         kwargs=kwargs,
     )
-    _check_size(request, limits.settings)
+    _check_size(request, limits)
     return request
 
 
@@ -209,18 +211,20 @@ def _check_token_ids(kwargs: GenerateKwargs, limits: Limits) -> None:
             )
 
 
-def _check_size(request: GenerationRequest, settings: Settings) -> None:
+def _check_size(request: GenerationRequest, limits: Limits) -> None:
     """Refuse what would take more of the machine than one request may have."""
+    settings = limits.settings
     rows = max(request.kwargs.num_beams, request.kwargs.num_return_sequences)
     if rows > settings.max_sequences:
         raise RequestError(
             f"num_beams and num_return_sequences may be at most {settings.max_sequences} (CHAT_MAX_SEQUENCES), "
             f"and one of them is {rows}."
         )
-    if rows > 1 and rows * request.max_length > settings.max_request_tokens:
+    beams = request.kwargs.num_beams
+    if beams > 1 and beams * request.max_length > limits.beam_tokens:
         raise RequestError(
-            f"{rows} sequences of up to {request.max_length} tokens are {rows * request.max_length} tokens: "
-            f"CHAT_MAX_REQUEST_TOKENS allows {settings.max_request_tokens}. Ask for fewer or shorter ones."
+            f"{beams} beams of up to {request.max_length} tokens are {beams * request.max_length} tokens: the server "
+            f"allows {limits.beam_tokens} (CHAT_MAX_REQUEST_TOKENS, and its memory). Ask for fewer or shorter ones."
         )
     if request.kwargs.output_scores and rows * request.max_new_tokens > settings.max_scored_tokens:
         raise RequestError(

@@ -4,7 +4,6 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from app.engine.engine import Engine, Lane
 from app.engine.request import LoadError
 from app.logs import logger
 from app.metrics import Metrics
@@ -12,6 +11,7 @@ from app.prompt import Limits
 from app.settings import Settings
 
 if TYPE_CHECKING:
+    from app.engine.build import Built
     from app.engine.load import LoadedModel
 
 log = logger(__name__)
@@ -35,10 +35,17 @@ class NotReadyError(Exception):
 class Ready:
     """A loaded model with its engine."""
 
-    def __init__(self, loaded: "LoadedModel", lane: Lane, settings: Settings) -> None:
+    def __init__(self, loaded: "LoadedModel", built: "Built", settings: Settings) -> None:
         self.tokenizer = loaded.tokenizer
-        self.limits = Limits(loaded.context, loaded.vocabulary, loaded.eos_token_ids, loaded.pad_token_id, settings)
-        self.engine = Engine(lane, settings.max_concurrency, settings.max_queue)
+        self.limits = Limits(
+            built.budget.context,
+            loaded.vocabulary,
+            loaded.eos_token_ids,
+            loaded.pad_token_id,
+            built.budget.beam_tokens,
+            settings,
+        )
+        self.engine = built.engine
 
 
 class Runtime:
@@ -73,7 +80,7 @@ class Runtime:
 
     @property
     def alive(self) -> bool:
-        """Whether the engine, once there, still has its threads."""
+        """Whether the engine, once there, lives and gets on with its work."""
         return self._ready is None or self._ready.engine.alive
 
     def drain(self) -> None:
@@ -83,15 +90,16 @@ class Runtime:
     def _load(self) -> None:
         try:
             # Here and not above: importing torch takes seconds, and the health routes answer meanwhile.
+            from app.engine.build import build
             from app.engine.load import load
-            from app.engine.reference import ReferenceLane
 
             loaded = load(self.settings.model, self.settings.dtype, self.settings.max_context)
-            self._ready = Ready(loaded, ReferenceLane(loaded.model), self.settings)
+            built = build(loaded, self.settings)
+            self.metrics.observe_engine(built.engine, built.cache)
+            self._ready = Ready(loaded, built, self.settings)
         except LoadError as error:
             log.error("the model cannot be loaded", reason=str(error))
             os._exit(EXIT_BOOT_FAILED)
         except BaseException:
             log.exception("loading the model failed")
             os._exit(EXIT_BOOT_FAILED)
-        self.metrics.observe_engine(self._ready.engine)

@@ -92,6 +92,12 @@ class GenerateKwargs(BaseModel):
         description="taken from a token's score for every beam of an earlier group that chose it at the same step; "
         "must be above 0 where num_beam_groups is above 1",
     )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="makes draws repeat: the same seed, prompt and settings give the same answer; default: a fresh one",
+    )
     temperature: float = Field(
         1.0,
         ge=0,

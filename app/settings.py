@@ -32,7 +32,7 @@ class Settings(BaseModel):
     max_context: int | None = Field(
         None, ge=1, description="tokens of prompt and answer together; default: the model's context"
     )
-    max_concurrency: int = Field(1, ge=1, le=64, description="requests that generate at once")
+    max_concurrency: int = Field(16, ge=1, le=256, description="sequences that generate at once")
     max_queue: int = Field(64, ge=0, le=1024, description="requests that wait beyond those")
     max_sequences: int = Field(
         16,
@@ -41,12 +41,20 @@ class Settings(BaseModel):
         description="sequences computed side by side for one request (beams, or returned ones)",
     )
     max_request_tokens: int = Field(
-        131_072,
-        ge=1,
-        description="sequences times their length, for one request; a single sequence is always let in",
+        131_072, ge=1, description="beams times their length, for one request; less where memory is short"
     )
     max_scored_tokens: int = Field(
         2_048, ge=1, description="sequences times new tokens of one request with output_scores"
+    )
+    memory_share: float | None = Field(
+        None, gt=0, le=1, description="share of the free memory that is used; default: 0.9 of a GPU's, 0.25 of a CPU's"
+    )
+    deterministic: bool = Field(
+        False,
+        description="gives every answer the same bits in any company, one sequence a pass where the machine needs it",
+    )
+    stall_seconds: float = Field(
+        300, gt=0, description="seconds without a step, while there is work, after which /livez asks for a restart"
     )
     max_list: int = Field(1_024, ge=1, description="token ids in one list of a request")
     max_messages: int = Field(1_024, ge=1, description="messages in one request")

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM
 
+from app.engine.products import seconds_per_step
 from app.engine.request import LoadError
 from app.logs import logger
 from app.settings import Dtype
@@ -109,23 +110,9 @@ def _dtype(dtype: Dtype, device: torch.device, config: Phi3Config) -> torch.dtyp
         return torch.float32
     if dtype == "bfloat16" or device.type == "cuda":
         return torch.bfloat16
-    seconds = {candidate: _seconds_per_token(candidate, config) for candidate in (torch.float32, torch.bfloat16)}
+    seconds = {candidate: seconds_per_step(candidate, config) for candidate in (torch.float32, torch.bfloat16)}
     log.info("measured types", **{str(k).removeprefix("torch."): round(v, 6) for k, v in seconds.items()})
     return min(seconds, key=lambda candidate: seconds[candidate])
-
-
-def _seconds_per_token(dtype: torch.dtype, config: Phi3Config) -> float:
-    """Seconds that one token takes in the largest matrices of a few layers, in `dtype`: the best of five."""
-    layers = min(config.num_hidden_layers, 8)
-    weights = torch.randn(layers, 2 * config.intermediate_size, config.hidden_size, dtype=dtype)
-    token = torch.randn(1, config.hidden_size, dtype=dtype)
-    best = float("inf")
-    for _ in range(5):
-        started = time.perf_counter()
-        for weight in weights:
-            torch.nn.functional.linear(token, weight)
-        best = min(best, time.perf_counter() - started)
-    return best
 
 
 class _LoggedTqdm(tqdm):  # type: ignore[type-arg]

@@ -1,24 +1,16 @@
-"""The reference lane: one request at a time through transformers' `generate`."""
+"""Beam search, for one request at a time, through transformers' `generate`."""
 
-import contextlib
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from transformers import (
-    GenerationConfig,
-    GenerationMixin,
-    LogitsProcessorList,
-    Phi3ForCausalLM,
-    StoppingCriteriaList,
-)
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, Phi3ForCausalLM, StoppingCriteriaList
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 
-from app.engine.engine import CancelledError
 from app.engine.group_beam import Beam, GroupBeamSettings, group_beam_search
-from app.engine.request import Event, Finished, FinishReason, GenerationRequest, Token, TokenScores
+from app.engine.request import CancelledError, Event, Finished, GenerationRequest, Token
+from app.engine.sampling import seed_of
 from app.engine.scores import check_scores, token_scores
 
 # Handled here rather than by GenerationConfig.
@@ -34,90 +26,49 @@ _OWN = {
     "num_beam_groups",
     "diversity_penalty",
     "do_sample",
+    "seed",
 }
 _SAMPLING = {"temperature", "top_k", "top_p", "typical_p", "min_p", "epsilon_cutoff", "eta_cutoff"}
 
 
-class ReferenceLane:
-    """Generates with `model.generate`, and with `group_beam_search` where there are groups."""
+class BeamSearch:
+    """Searches with `model.generate`, and with `group_beam_search` where there are groups."""
 
     def __init__(self, model: Phi3ForCausalLM) -> None:
         self._model = model
-        # LongRoPE keeps the factors of the sequence at hand in the model, so two sequences cannot be at hand at once.
-        longrope = (model.config.rope_parameters or {}).get("rope_type") == "longrope"
-        self._alone = threading.Lock() if longrope else contextlib.nullcontext()
 
-    def run(self, request: GenerationRequest, emit: Callable[[Event], None], cancelled: Callable[[], bool]) -> None:
-        """Generate the answer to `request`; see `app.engine.engine.Lane`."""
-        kwargs = request.kwargs
-        searched = kwargs.num_beams > 1
-        observer = _Observer(request, emit if not searched else None, cancelled)
-        prompt = torch.tensor([request.prompt_ids], device=self._model.device)
-        with self._alone:
-            output = self._model.generate(
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                generation_config=_generation_config(request),
-                custom_generate=functools.partial(_decode, request=request, observer=observer),
-            )
-        if searched:
-            for rank, beam in enumerate(_beams(output, request)):
-                _emit_beam(rank, beam, request, emit)
-
-
-class _Observer:
-    """Sees every step: leaves a cancelled generation, refuses invalid scores, hands on tokens as they are chosen.
-
-    It is the last logits processor and a stopping criterion, since `generate` asks both once a step.
-    """
-
-    def __init__(
-        self, request: GenerationRequest, emit: Callable[[Event], None] | None, cancelled: Callable[[], bool]
+    def __call__(
+        self, request: GenerationRequest, emit: Callable[[Event], None], cancelled: Callable[[], bool]
     ) -> None:
-        self._request = request
-        self._emit = emit
-        self._cancelled = cancelled
-        self._scores: torch.Tensor | None = None
-        self._finished: set[int] = set()
+        """Search for the answers to `request`; see `app.engine.serial.Generate`.
 
-    def process(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """Check the final scores of a step, shape (rows, vocabulary), and keep them for `step`."""
-        if self._cancelled():
-            raise CancelledError
-        self._scores = check_scores(scores)
-        return scores
+        Raises:
+            CancelledError: soon after `cancelled()` became true.
+            InvalidScoresError: see there.
+        """
+        prompt = torch.tensor([request.prompt_ids], device=self._model.device)
 
-    def step(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ARG002
-        """Emit each unfinished row's newest token; never stops a row by itself."""
-        if self._emit:
-            newest = input_ids[:, -1].tolist()
-            for row, token in enumerate(newest):
-                if row in self._finished:
-                    continue
-                self._emit(Token(row, token, self._token_scores(row, token)))
-                reason = _finish_reason(token, input_ids.shape[1], self._request)
-                if reason:
-                    self._finished.add(row)
-                    self._emit(Finished(row, reason))
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        def check(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            if cancelled():
+                raise CancelledError
+            return check_scores(scores)
 
-    def _token_scores(self, row: int, token: int) -> TokenScores | None:
-        if not self._request.kwargs.output_scores or self._scores is None:
-            return None
-        return token_scores(self._scores[row], token)
-
-
-def _finish_reason(token: int, length: int, request: GenerationRequest) -> FinishReason | None:
-    if token in request.eos_token_ids:
-        return "stop"
-    return "length" if length >= request.max_length else None
+        # Beams may be drawn, and nobody else draws from torch's own generator.
+        torch.manual_seed(seed_of(request.kwargs))
+        output = self._model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            generation_config=_generation_config(request),
+            custom_generate=functools.partial(_decode, request=request, check=check),
+        )
+        for rank, beam in enumerate(_beams(output, request)):
+            _emit_beam(rank, beam, request, emit)
 
 
 def _generation_config(request: GenerationRequest) -> GenerationConfig:
     kwargs = request.kwargs
     left_out = _OWN if kwargs.sampled else _OWN | _SAMPLING
     given = {name: value for name, value in kwargs if name not in left_out and value is not None}
-    scored = kwargs.output_scores and kwargs.num_beams > 1
     return GenerationConfig(
         **given,
         do_sample=kwargs.sampled,
@@ -126,8 +77,8 @@ def _generation_config(request: GenerationRequest) -> GenerationConfig:
         # -1 and not None, which would mean the model's own list.
         eos_token_id=list(request.eos_token_ids) or [-1],
         pad_token_id=request.pad_token_id,
-        return_dict_in_generate=kwargs.num_beams > 1,
-        output_scores=scored,
+        return_dict_in_generate=True,
+        output_scores=kwargs.output_scores,
     )
 
 
@@ -139,19 +90,18 @@ def _decode(
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
     request: GenerationRequest,
-    observer: _Observer,
+    check: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     **model_kwargs: Any,
 ) -> Any:
-    """Choose the decoding method, with `observer` as the last processor: `generate` would put it before sampling's."""
-    processors = LogitsProcessorList([*logits_processor, observer.process])
+    """Choose the search, with `check` as the last processor: `generate` would put it before sampling's."""
+    processors = LogitsProcessorList([*logits_processor, check])
     if request.kwargs.num_beam_groups > 1:
         return _group_beam_search(model, input_ids, processors, request, model_kwargs)
-    method = GenerationMixin._beam_search if request.kwargs.num_beams > 1 else GenerationMixin._sample
-    return method(
+    return GenerationMixin._beam_search(
         model,
         input_ids,
         logits_processor=processors,
-        stopping_criteria=StoppingCriteriaList([*stopping_criteria, observer.step]),
+        stopping_criteria=stopping_criteria,
         generation_config=generation_config,
         **model_kwargs,
     )
@@ -218,5 +168,4 @@ def _beams(output: GenerateBeamDecoderOnlyOutput | list[Beam], request: Generati
 def _emit_beam(rank: int, beam: Beam, request: GenerationRequest, emit: Callable[[Event], None]) -> None:
     for number, token in enumerate(beam.ids):
         emit(Token(rank, token, beam.scores[number] if beam.scores else None))
-    length = len(request.prompt_ids) + len(beam.ids)
-    emit(Finished(rank, _finish_reason(beam.ids[-1], length, request) or "length"))
+    emit(Finished(rank, "stop" if beam.ids[-1] in request.eos_token_ids else "length"))

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,6 +30,10 @@ class QueueFullError(EngineError):
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class CancelledError(Exception):
+    """Raised to leave a generation that nobody waits for any more."""
 
 
 class InvalidScoresError(Exception):
@@ -103,22 +107,39 @@ class Finished:
 Event = Token | Finished
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Generation:
     """The running answer to one request.
 
-    The engine puts events and then one end (None or an exception); one reader takes them.
+    A lane puts events and then one end; one reader takes them.
+
+    Attributes:
+        request: what is answered.
+        lane: name of the lane that answers.
+        on_end: called once, when the answer has ended.
+        submitted: when it was let in, in seconds of the monotonic clock.
+        started: when a lane began with it.
     """
 
     request: GenerationRequest
+    lane: str
+    on_end: "Callable[[Generation], None]"
     submitted: float = field(default_factory=time.monotonic)
     started: float | None = None
     _events: "queue.SimpleQueue[Event | Exception | None]" = field(default_factory=queue.SimpleQueue)
     _cancelled: threading.Event = field(default_factory=threading.Event)
+    _ended: bool = False
 
-    def put(self, event: Event | Exception | None) -> None:
-        """Hand on an event; None ends the answer, an exception ends it with an error (engine's side)."""
+    def put(self, event: Event) -> None:
+        """Hand on an event (lane's side)."""
         self._events.put(event)
+
+    def end(self, error: Exception | None) -> None:
+        """End the answer, with an error unless that is None (lane's side); only the first call counts."""
+        if not self._ended:
+            self._ended = True
+            self.on_end(self)
+            self._events.put(error)
 
     def cancel(self) -> None:
         """Stop generating at the next step, or before the first; may be called from any thread, any number of times."""
@@ -147,3 +168,8 @@ class Generation:
             if isinstance(event, Exception):
                 raise event
             yield event
+
+
+def failure() -> EngineError:
+    """What a reader hears of a fault inside the server."""
+    return EngineError("Generating failed inside the server; its log says more under this request's id.")

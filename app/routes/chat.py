@@ -69,6 +69,7 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
         ready = runtime.ready()
         wanted = generation_request(g.request_id, body, ready.tokenizer, ready.limits)
         generation = ready.engine.submit(wanted)
+        runtime.metrics.let_in(generation.lane)
         answers = _collect(generation, runtime, _client_is_gone(request.environ.get("gunicorn.socket")))
         return jsonify(_response(body, wanted, answers, ready.tokenizer).model_dump(exclude_none=True))
 

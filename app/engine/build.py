@@ -1,0 +1,81 @@
+"""Puts the engine together from a loaded model and the settings."""
+
+from dataclasses import dataclass
+
+from app.engine.batched import BatchedLane
+from app.engine.cache import KeyValueCache
+from app.engine.decoder import Decoder
+from app.engine.engine import Engine
+from app.engine.invariance import invariant
+from app.engine.load import LoadedModel
+from app.engine.memory import GIB, Budget, budget
+from app.engine.products import pack
+from app.engine.reference import BeamSearch
+from app.engine.serial import SerialLane
+from app.logs import logger
+from app.settings import Settings
+
+log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An engine that runs, and what is known of it.
+
+    Attributes:
+        engine: takes requests.
+        cache: of the batched lane.
+        budget: how the memory was divided.
+        invariant: whether answers are the same to the last bit in any company.
+    """
+
+    engine: Engine
+    cache: KeyValueCache
+    budget: Budget
+    invariant: bool
+
+
+def build(loaded: LoadedModel, settings: Settings) -> Built:
+    """Divide the memory, check the machine and start the lanes.
+
+    Raises:
+        LoadError: the context that was asked for does not fit.
+    """
+    model = loaded.model
+    config = model.config
+    if model.device.type == "cpu":
+        log.info("weights packed", computed=str(pack(model)).removeprefix("torch."))
+    memory = budget(
+        model,
+        loaded.context,
+        asked_for=settings.max_context is not None,
+        concurrency=settings.max_concurrency,
+        share=settings.memory_share,
+        max_beam_tokens=settings.max_request_tokens,
+    )
+    cache = KeyValueCache(
+        layers=config.num_hidden_layers,
+        heads=config.num_key_value_heads,
+        head_dim=model.model.layers[0].self_attn.head_dim,
+        tokens=memory.tokens,
+        dtype=model.dtype,
+        device=model.device,
+    )
+    decoder = Decoder(model, cache)
+    same = invariant(decoder, cache, loaded.vocabulary, settings.max_concurrency)
+    log.info(
+        "engine ready",
+        cache_tokens=memory.tokens,
+        cache_gib=round(memory.tokens * memory.token_bytes / GIB, 3),
+        context=memory.context,
+        full_contexts=round(memory.tokens / memory.context, 1),
+        beam_tokens=memory.beam_tokens,
+        free_gib=round(memory.free / GIB, 3),
+        answers_depend_on_company=not (same or settings.deterministic),
+        one_sequence_a_pass=settings.deterministic and not same,
+    )
+    lane = BatchedLane(model, decoder, cache, settings.max_concurrency, together=same or not settings.deterministic)
+    engine = Engine(
+        lane, SerialLane(BeamSearch(model)), settings.max_concurrency, settings.max_queue, settings.stall_seconds
+    )
+    return Built(engine, cache, memory, same or settings.deterministic)

@@ -1,0 +1,133 @@
+"""The cache of keys and values: one tensor a layer, in which every sequence has an extent to itself."""
+
+import hashlib
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+# Tokens that are computed together and shared together: a prompt is cut at its multiples, whoever computes it.
+BLOCK = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extent:
+    """Consecutive places in the cache, one a token."""
+
+    start: int
+    size: int
+
+
+class KeyValueCache:
+    """Keys and values of all sequences, and the beginnings of prompts that later ones may share.
+
+    Args:
+        layers: of the model.
+        heads: for keys and values.
+        head_dim: size of one head.
+        tokens: places for tokens.
+        dtype: of keys and values.
+        device: where they are; the memory is taken, and touched, at once.
+    """
+
+    def __init__(
+        self, layers: int, heads: int, head_dim: int, tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        # zero_ and not zeros, whose memory a CPU does not really take before it is used.
+        self._pool = torch.empty((2 * layers, 1, heads, tokens, head_dim), dtype=dtype, device=device).zero_()
+        self._tensors = self._pool.unbind(0)  # keys of a layer, then its values
+        self.head_dim = head_dim
+        self.tokens = tokens
+        self._gaps = [Extent(0, tokens)]  # in order
+        self._kept: OrderedDict[Extent, list[bytes]] = OrderedDict()  # of no sequence; the longest unused first
+        self._blocks: dict[bytes, int] = {}  # name of a block, see _names: its place
+        self._names: dict[Extent, list[bytes]] = {}  # blocks that are to be found in an extent
+        self.reserved = 0
+
+    def reserve(self, size: int) -> Extent | None:
+        """Give out `size` places, dropping kept prompts where it must; None where there is no room for now."""
+        while (place := self._first_gap(size)) is None:
+            if not self._kept:
+                return None
+            extent, names = self._kept.popitem(last=False)
+            self._forget(names, extent)
+            self._add_gap(extent)
+        gap = self._gaps[place]
+        rest = [Extent(gap.start + size, gap.size - size)] if gap.size > size else []
+        self._gaps[place : place + 1] = rest
+        self.reserved += size
+        return Extent(gap.start, size)
+
+    def release(self, extent: Extent) -> None:
+        """Take back an extent, keeping the blocks that `publish` named for as long as there is room."""
+        self.reserved -= extent.size
+        names = self._names.pop(extent, [])
+        kept = Extent(extent.start, len(names) * BLOCK)
+        if names:
+            self._kept[kept] = names
+        if extent.size > kept.size:
+            self._add_gap(Extent(extent.start + kept.size, extent.size - kept.size))
+
+    def publish(self, extent: Extent, prompt: Sequence[int], long: bool) -> None:
+        """Let later prompts share the whole blocks of `prompt`, which have been computed into `extent`."""
+        names = list(block_names(prompt, long))
+        for number, name in enumerate(names):
+            self._blocks.setdefault(name, extent.start + number * BLOCK)
+        self._names[extent] = names
+
+    def share(self, extent: Extent, prompt: Sequence[int], long: bool) -> int:
+        """Copy into `extent` the blocks that `prompt` begins with and that are here.
+
+        Returns:
+            tokens copied: fewer than the prompt has, since its last token is computed in any case.
+        """
+        found = []
+        for name in block_names(prompt[:-1], long):
+            place = self._blocks.get(name)
+            if place is None:
+                break
+            found.append(place)
+        for kept in self._kept:
+            if any(kept.start <= place < kept.start + kept.size for place in found):
+                self._kept.move_to_end(kept)
+                break
+        for number, place in enumerate(found):
+            source = slice(place, place + BLOCK)
+            target = slice(extent.start + number * BLOCK, extent.start + (number + 1) * BLOCK)
+            self._pool[:, :, :, target] = self._pool[:, :, :, source]
+        return len(found) * BLOCK
+
+    def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put rows, shape (rows, heads, head dim), at the places `slots`, shape (rows,)."""
+        self._tensors[2 * layer].index_copy_(2, slots, keys.transpose(0, 1)[None])
+        self._tensors[2 * layer + 1].index_copy_(2, slots, values.transpose(0, 1)[None])
+
+    def read(self, places: slice) -> tuple[torch.Tensor, ...]:
+        """Keys and values of every layer in turn, at `places`: views of shape (1, heads, places, head dim)."""
+        return self._pool[:, :, :, places].unbind(0)
+
+    def _first_gap(self, size: int) -> int | None:
+        return next((place for place, gap in enumerate(self._gaps) if gap.size >= size), None)
+
+    def _add_gap(self, extent: Extent) -> None:
+        merged: list[Extent] = []
+        for gap in sorted([*self._gaps, extent], key=lambda gap: gap.start):
+            if merged and merged[-1].start + merged[-1].size == gap.start:
+                gap = Extent(merged[-1].start, merged.pop().size + gap.size)
+            merged.append(gap)
+        self._gaps = merged
+
+    def _forget(self, names: list[bytes], extent: Extent) -> None:
+        for number, name in enumerate(names):
+            if self._blocks.get(name) == extent.start + number * BLOCK:
+                del self._blocks[name]
+
+
+def block_names(ids: Sequence[int], long: bool) -> Iterator[bytes]:
+    """Name each whole block of `ids` after all tokens up to its end, and the factors that it was rotated with."""
+    digest = hashlib.sha256(b"long" if long else b"short")
+    for start in range(0, len(ids) - BLOCK + 1, BLOCK):
+        digest.update(array("i", ids[start : start + BLOCK]).tobytes())
+        yield digest.digest()

@@ -1,0 +1,179 @@
+"""The model's forward pass over rows of many sequences, packed one after another without padding."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch.nn import functional
+from transformers import Phi3ForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from app.engine.cache import KeyValueCache
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive tokens of one sequence, the last of those in the cache so far.
+
+    Attributes:
+        ids: the tokens.
+        position: of the first of them in the sequence, from 0.
+        start: place of the sequence's first token in the cache.
+        long: whether to rotate with LongRoPE's factors for long sequences.
+        scored: whether the scores of what follows the last token are wanted.
+    """
+
+    ids: list[int]
+    position: int
+    start: int
+    long: bool
+    scored: bool
+
+    @property
+    def end(self) -> int:
+        """Tokens of the sequence up to the end of the span."""
+        return self.position + len(self.ids)
+
+
+class Decoder:
+    """Phi-3's decoder over a shared cache.
+
+    The arithmetic is that of transformers' Phi3ForCausalLM, whose weights it uses. Each sequence attends to its own
+    keys alone, and is rotated by factors of its own, so that a row depends on other sequences through the matrix
+    products' choice of kernel at most.
+
+    Args:
+        model: in evaluation mode.
+        cache: where keys and values are.
+    """
+
+    def __init__(self, model: Phi3ForCausalLM, cache: KeyValueCache) -> None:
+        config = model.config
+        self._device = model.device
+        self._body = model.model
+        self._head = model.lm_head
+        self._cache = cache
+        self._eps = config.rms_norm_eps
+        self._heads = config.num_attention_heads
+        self._kv_heads = config.num_key_value_heads
+        self._groups = self._heads // self._kv_heads
+        self._head_dim = cache.head_dim
+        self._window = config.sliding_window
+        self._rotary = _Rotary(model)
+
+    @torch.inference_mode()
+    def __call__(self, spans: list[Span]) -> torch.Tensor:
+        """Put the tokens of `spans` into the cache; spans of one sequence stand in its order.
+
+        Returns:
+            float32 scores of the next token after each span that wants them, shape (spans scored, vocabulary).
+        """
+        newest = [span for span in spans if len(span.ids) == 1]
+        blocks = [span for span in spans if len(span.ids) > 1]
+        packed = newest + blocks
+        ids = torch.tensor([token for span in packed for token in span.ids], device=self._device)
+        counts = torch.tensor([len(span.ids) for span in packed])
+        positions = torch.cat([torch.arange(span.position, span.end) for span in packed])
+        starts = torch.tensor([span.start for span in packed]).repeat_interleave(counts)
+        long = torch.tensor([span.long for span in packed]).repeat_interleave(counts)
+        slots = (starts + positions).to(self._device)
+        cos, sin = self._rotary(positions.to(self._device), long.to(self._device))
+        seen = [self._cache.read(self._places(span)) for span in packed]
+        masks = [self._mask(span) for span in blocks]
+        x = self._body.embed_tokens(ids)
+        for number, layer in enumerate(self._body.layers):
+            attention, mlp = layer.self_attn, layer.mlp
+            h = self._norm(x, layer.input_layernorm.weight)
+            qkv = attention.qkv_proj(h).view(len(ids), -1, self._head_dim)
+            turned = self._rotary.turn(qkv[:, : self._heads + self._kv_heads], cos, sin)
+            self._cache.write(number, slots, turned[:, self._heads :], qkv[:, self._heads + self._kv_heads :])
+            keys_values = [tensors[2 * number : 2 * number + 2] for tensors in seen]
+            queries = turned[:, : self._heads]
+            attended = [
+                *self._attend_newest(queries[: len(newest)], keys_values[: len(newest)]),
+                *self._attend_blocks(queries[len(newest) :], keys_values[len(newest) :], masks),
+            ]
+            x = x + attention.o_proj(torch.cat(attended))
+            gate, up = mlp.gate_up_proj(self._norm(x, layer.post_attention_layernorm.weight)).chunk(2, dim=-1)
+            x = x + mlp.down_proj(functional.silu(gate) * up)
+        ends = dict(zip(map(id, packed), (counts.cumsum(0) - 1).tolist(), strict=True))
+        scored = [ends[id(span)] for span in spans if span.scored]
+        if not scored:
+            return torch.empty(0)
+        return cast(torch.Tensor, self._head(self._norm(x[scored], self._body.norm.weight)).float())
+
+    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return functional.rms_norm(x, weight.shape, weight, self._eps)
+
+    def _places(self, span: Span) -> slice:
+        """Where in the cache the keys are that `span` sees."""
+        first = max(0, span.position + 1 - self._window) if self._window else 0
+        return slice(span.start + first, span.start + span.end)
+
+    def _mask(self, span: Span) -> torch.Tensor:
+        """Which of those keys each token of `span` sees, shape (tokens, keys)."""
+        places = self._places(span)
+        query = torch.arange(span.position, span.end)[:, None]
+        key = torch.arange(places.start - span.start, span.end)[None]
+        mask = key <= query
+        if self._window:
+            mask &= key > query - self._window
+        return mask.to(self._device)
+
+    def _attend_newest(self, queries: torch.Tensor, seen: list[tuple[torch.Tensor, ...]]) -> list[torch.Tensor]:
+        """Attention of one query a sequence, shape (sequences, heads, head dim), as rows of shape (1, hidden)."""
+        # Heads that share keys are rows of one product, so that no key is repeated.
+        rows = queries.view(-1, 1, self._kv_heads, self._groups, self._head_dim).unbind(0)
+        return [
+            functional.scaled_dot_product_attention(row, keys, values).view(1, -1)
+            for row, (keys, values) in zip(rows, seen, strict=True)
+        ]
+
+    def _attend_blocks(
+        self, queries: torch.Tensor, seen: list[tuple[torch.Tensor, ...]], masks: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Attention of blocks, their queries one after another (rows, heads, head dim), as (tokens, hidden) each."""
+        attended = []
+        row = 0
+        for mask, (keys, values) in zip(masks, seen, strict=True):
+            block = queries[row : row + len(mask)].view(len(mask), self._kv_heads, self._groups, self._head_dim)
+            block = block.permute(1, 2, 0, 3)
+            row += len(mask)
+            # A dimension without a stride stands for the heads that share keys.
+            shape = (*block.shape[:2], -1, -1)
+            out = functional.scaled_dot_product_attention(
+                block, keys[0, :, None].expand(shape), values[0, :, None].expand(shape), attn_mask=mask
+            )
+            attended.append(out.permute(2, 0, 1, 3).flatten(1))
+        return attended
+
+
+class _Rotary:
+    """Rotary position embedding, with each row's own choice of LongRoPE's two sets of factors."""
+
+    def __init__(self, model: Phi3ForCausalLM) -> None:
+        embedding = model.model.rotary_emb
+        short = embedding.original_inv_freq.float()
+        long = short
+        if embedding.rope_type == "longrope":
+            beyond = model.config.rope_parameters["original_max_position_embeddings"] + 1
+            long, _ = ROPE_INIT_FUNCTIONS["longrope"](model.config, device=short.device, seq_len=beyond)
+        self._frequencies = torch.stack([short, long.to(short.device)])
+        self._scaling = embedding.attention_scaling
+        self._dtype = model.dtype
+        self._half = len(short)
+        # Dimensions that are not rotated.
+        self._still = model.model.layers[0].self_attn.head_dim - 2 * self._half
+
+    def __call__(self, positions: torch.Tensor, long: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and signed sines for rows at `positions`, each of shape (rows, 1, head dim)."""
+        angles = positions[:, None].float() * self._frequencies[long.long()]
+        cos, sin = angles.cos() * self._scaling, angles.sin() * self._scaling
+        cos = functional.pad(torch.cat([cos, cos], dim=-1), (0, self._still), value=1.0)
+        sin = functional.pad(torch.cat([-sin, sin], dim=-1), (0, self._still))
+        return cos.to(self._dtype)[:, None], sin.to(self._dtype)[:, None]
+
+    def turn(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """Rotate x, shape (rows, heads, head dim)."""
+        first, second, still = torch.split(x, [self._half, self._half, self._still], dim=-1)
+        return torch.addcmul(x * cos, torch.cat([second, first, still], dim=-1), sin)

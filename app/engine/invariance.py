@@ -1,0 +1,43 @@
+"""Finds out whether, on this machine, what a sequence gets depends on which others share its steps."""
+
+import itertools
+
+import torch
+
+from app.engine.batched import Decode
+from app.engine.cache import BLOCK, KeyValueCache
+from app.engine.decoder import Span
+
+
+def invariant(decode: Decode, cache: KeyValueCache, vocabulary: int, concurrency: int) -> bool:
+    """Whether the scores for a probe have the same bits alone and in several companies.
+
+    The matrix products are what can differ: their kernels are chosen by the number of rows.
+    """
+    generator = torch.Generator().manual_seed(0)
+    size = min(BLOCK + 5, cache.tokens // 2)
+    probe = torch.randint(vocabulary, (size + 1,), generator=generator).tolist()
+    others = min(concurrency - 1, cache.tokens // 4)
+    companies = [(before, others - before) for before in sorted({0, 1, 2, others // 2, others}) if before <= others]
+    companies += [(1, 0), (0, 2)]
+    alone = _scores(decode, cache, probe, 0, 0)
+    return all(torch.equal(alone, _scores(decode, cache, probe, before, after)) for before, after in companies)
+
+
+def _scores(decode: Decode, cache: KeyValueCache, probe: list[int], before: int, after: int) -> torch.Tensor:
+    """Scores after the prompt and after one more token of `probe`, with so many rows of others around it."""
+    extents = [extent for _ in range(before + after) if (extent := cache.reserve(1))]
+    own = cache.reserve(len(probe))
+    if own is None:
+        raise RuntimeError("the cache is in use")
+    others = [Span([7 + number], 0, extent.start, False, True) for number, extent in enumerate(extents)]
+    cuts = [*range(0, len(probe) - 1, BLOCK), len(probe) - 1]
+    prompt = [
+        Span(probe[start:end], start, own.start, False, end == len(probe) - 1)
+        for start, end in itertools.pairwise(cuts)
+    ]
+    newest = [Span(probe[-1:], len(probe) - 1, own.start, False, True)]
+    rows = [decode([*others[:before], *spans, *others[before:]])[before].clone() for spans in (prompt, newest)]
+    for extent in [*extents, own]:
+        cache.release(extent)
+    return torch.stack(rows)

@@ -1,0 +1,187 @@
+"""How each sequence of a step chooses its next token: its own settings, its own seed, whoever else is in the step."""
+
+import hashlib
+import secrets
+import struct
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, Phi3ForCausalLM
+
+from app.engine.request import GenerationRequest, InvalidScoresError, TokenScores
+from app.engine.scores import check_scores, token_scores
+from app.schema import GenerateKwargs
+
+# The settings of a draw; sequences that share them are computed together.
+DRAW = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+HISTORY = (
+    "repetition_penalty",
+    "encoder_repetition_penalty",
+    "encoder_no_repeat_ngram_size",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "remove_invalid_values",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A chosen token, with its scores where the request asked for them."""
+
+    token: int
+    scores: TokenScores | None
+
+
+class Chooser:
+    """Chooses the tokens of one sequence.
+
+    Args:
+        model: whose logits processors are used.
+        request: the settings.
+        number: of the sequence within the request.
+        seed: of all draws for the request.
+    """
+
+    def __init__(self, model: Phi3ForCausalLM, request: GenerationRequest, number: int, seed: int) -> None:
+        kwargs = request.kwargs
+        self.ids = list(request.prompt_ids)
+        self.scored = kwargs.output_scores
+        self._prompt_length = len(request.prompt_ids)
+        self._number = number
+        self._seed = seed
+        plain = _processors(model, request, sampled=False)
+        drawn = _processors(model, request, sampled=True)[len(plain) :] if kwargs.sampled else []
+        self.warpers = LogitsProcessorList(drawn)
+        self.draw = tuple(getattr(kwargs, name) for name in DRAW) if kwargs.sampled else None
+        self._processors = plain
+        self._ngrams = _Ngrams(kwargs.no_repeat_ngram_size, self.ids) if kwargs.no_repeat_ngram_size else None
+        # Filled as the sequence grows, for processors that look back.
+        self._history = torch.empty(0, dtype=torch.long)
+        if plain:
+            self._history = torch.zeros(request.max_length, dtype=torch.long, device=model.device)
+            self._history[: self._prompt_length] = torch.tensor(self.ids)
+
+    def process(self, scores: torch.Tensor) -> torch.Tensor:
+        """Apply what depends on the sequence so far to scores of shape (1, vocabulary)."""
+        if self._ngrams:
+            scores = self._ngrams.ban(scores)
+        if self._processors:
+            scores = self._processors(self._history[None, : len(self.ids)], scores)
+        return scores
+
+    def uniform(self) -> float:
+        """The number in [0, 1) that decides the next draw."""
+        return uniform(self._seed, self._number, len(self.ids) - self._prompt_length)
+
+    def append(self, token: int) -> None:
+        """Go on with `token`."""
+        if len(self._history) > len(self.ids):
+            self._history[len(self.ids)] = token
+        self.ids.append(token)
+        if self._ngrams:
+            self._ngrams.append(token)
+
+
+def choose(logits: torch.Tensor, choosers: Sequence[Chooser]) -> list[Choice | InvalidScoresError]:
+    """Choose a token for each row of `logits`, shape (sequences, vocabulary), which may be changed."""
+    groups: dict[tuple[float | None, ...] | None, list[int]] = defaultdict(list)
+    for row, chooser in enumerate(choosers):
+        logits[row : row + 1] = chooser.process(logits[row : row + 1])
+        groups[chooser.draw].append(row)
+    choices: dict[int, Choice | InvalidScoresError] = {}
+    for draw, rows in groups.items():
+        scores = logits[rows] if len(groups) > 1 else logits
+        scores = choosers[rows[0]].warpers(None, scores)
+        if draw is None:
+            tokens = scores.argmax(-1).tolist()
+        else:
+            tokens = draw_tokens(scores, [choosers[row].uniform() for row in rows])
+        finite = torch.isfinite(scores.amax(-1)).tolist()
+        for row, token, valid, own in zip(rows, tokens, finite, scores, strict=True):
+            choices[row] = _choice(token, own, choosers[row].scored) if valid else _invalid(own)
+    return [choices[row] for row in range(len(choosers))]
+
+
+def draw_tokens(scores: torch.Tensor, uniforms: Sequence[float]) -> list[int]:
+    """Draw a token from each row of scores, shape (rows, vocabulary), by its number in [0, 1).
+
+    The token is the one in whose share of the whole the number falls (inverse transform sampling), in float64.
+    """
+    shares = scores.softmax(-1).double().cumsum(-1)
+    wanted = torch.tensor(uniforms, dtype=torch.float64, device=scores.device)[:, None] * shares[:, -1:]
+    tokens: list[int] = torch.searchsorted(shares, wanted, right=True).clamp(max=scores.shape[-1] - 1)[:, 0].tolist()
+    return tokens
+
+
+def uniform(seed: int, sequence: int, step: int) -> float:
+    """A number in [0, 1), of 52 bits, that depends on its arguments alone."""
+    digest = hashlib.blake2b(struct.pack("<QQQ", seed, sequence, step), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 12) / 2**52
+
+
+def seed_of(kwargs: GenerateKwargs) -> int:
+    """The seed that was asked for, or a fresh one."""
+    return kwargs.seed if kwargs.seed is not None else secrets.randbits(63)
+
+
+def _choice(token: int, scores: torch.Tensor, scored: bool) -> Choice:
+    return Choice(token, token_scores(scores, token) if scored else None)
+
+
+def _invalid(scores: torch.Tensor) -> InvalidScoresError:
+    try:
+        check_scores(scores[None])
+    except InvalidScoresError as error:
+        return error
+    raise AssertionError("the scores are valid")
+
+
+def _processors(model: Phi3ForCausalLM, request: GenerationRequest, *, sampled: bool) -> LogitsProcessorList:
+    """The logits processors that transformers' `generate` would use, those of a draw last."""
+    kwargs = request.kwargs
+    names = HISTORY + DRAW if sampled else HISTORY
+    config = GenerationConfig(
+        **{name: getattr(kwargs, name) for name in names if getattr(kwargs, name) is not None},
+        do_sample=sampled,
+        max_length=request.max_length,
+        min_length=request.min_length,
+    )
+    device = model.device
+    ends = request.eos_token_ids
+    config._eos_token_tensor = torch.tensor(ends, device=device) if ends else None
+    prompt = torch.tensor([request.prompt_ids], device=device)
+    processors: LogitsProcessorList = model._get_logits_processor(
+        config, input_ids_seq_length=prompt.shape[1], encoder_input_ids=prompt, device=device
+    )
+    return processors
+
+
+class _Ngrams:
+    """Runs of `size` tokens that occurred, so that none occurs twice; transformers' own looks through all each step."""
+
+    def __init__(self, size: int, ids: Sequence[int]) -> None:
+        self._size = size
+        self._followers: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        self._recent: list[int] = []
+        for token in ids:
+            self.append(token)
+
+    def append(self, token: int) -> None:
+        """Note the run that ends with `token`."""
+        if len(self._recent) == self._size - 1:
+            self._followers[tuple(self._recent)].append(token)
+        if self._size > 1:
+            self._recent = [*self._recent, token][1 - self._size :]
+
+    def ban(self, scores: torch.Tensor) -> torch.Tensor:
+        """Exclude tokens, from scores of shape (1, vocabulary), that would end a run a second time."""
+        banned = self._followers.get(tuple(self._recent)) if len(self._recent) == self._size - 1 else None
+        if banned:
+            scores = scores.clone()
+            scores[:, banned] = -torch.inf
+        return scores
