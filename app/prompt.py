@@ -224,7 +224,7 @@ def _check_size(request: GenerationRequest, limits: Limits) -> None:
     if beams > 1 and beams * request.max_length > limits.beam_tokens:
         raise RequestError(
             f"{beams} beams of up to {request.max_length} tokens are {beams * request.max_length} tokens: the server "
-            f"allows {limits.beam_tokens} (CHAT_MAX_REQUEST_TOKENS, and its memory). Ask for fewer or shorter ones."
+            f"allows {limits.beam_tokens} (CHAT_MAX_BEAM_TOKENS, and its memory). Ask for fewer or shorter ones."
         )
     if request.kwargs.output_scores and rows * request.max_new_tokens > settings.max_scored_tokens:
         raise RequestError(

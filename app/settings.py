@@ -40,7 +40,7 @@ class Settings(BaseModel):
         le=256,
         description="sequences computed side by side for one request (beams, or returned ones)",
     )
-    max_request_tokens: int = Field(
+    max_beam_tokens: int = Field(
         131_072, ge=1, description="beams times their length, for one request; less where memory is short"
     )
     max_scored_tokens: int = Field(

@@ -51,7 +51,7 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
         asked_for=settings.max_context is not None,
         concurrency=settings.max_concurrency,
         share=settings.memory_share,
-        max_beam_tokens=settings.max_request_tokens,
+        max_beam_tokens=settings.max_beam_tokens,
     )
     cache = KeyValueCache(
         layers=config.num_hidden_layers,

@@ -20,17 +20,20 @@ def invariant(decode: Decode, cache: KeyValueCache, vocabulary: int, concurrency
     others = min(concurrency - 1, cache.tokens // 4)
     companies = [(before, others - before) for before in sorted({0, 1, 2, others // 2, others}) if before <= others]
     companies += [(1, 0), (0, 2)]
-    alone = _scores(decode, cache, probe, 0, 0)
-    return all(torch.equal(alone, _scores(decode, cache, probe, before, after)) for before, after in companies)
+    alone = _scores(decode, cache, vocabulary, probe, 0, 0)
+    together = (_scores(decode, cache, vocabulary, probe, before, after) for before, after in companies)
+    return all(torch.equal(alone, scores) for scores in together)
 
 
-def _scores(decode: Decode, cache: KeyValueCache, probe: list[int], before: int, after: int) -> torch.Tensor:
+def _scores(
+    decode: Decode, cache: KeyValueCache, vocabulary: int, probe: list[int], before: int, after: int
+) -> torch.Tensor:
     """Scores after the prompt and after one more token of `probe`, with so many rows of others around it."""
     extents = [extent for _ in range(before + after) if (extent := cache.reserve(1))]
     own = cache.reserve(len(probe))
     if own is None:
         raise RuntimeError("the cache is in use")
-    others = [Span([7 + number], 0, extent.start, False, True) for number, extent in enumerate(extents)]
+    others = [Span([number % vocabulary], 0, extent.start, False, True) for number, extent in enumerate(extents)]
     cuts = [*range(0, len(probe) - 1, BLOCK), len(probe) - 1]
     prompt = [
         Span(probe[start:end], start, own.start, False, end == len(probe) - 1)

@@ -80,7 +80,7 @@ def budget(
             f"is room for {max(tokens, 0)} tokens: of {free / GIB:.2f} GiB free {share:.0%} are used "
             f"(CHAT_MEMORY_SHARE), {steps / GIB:.2f} GiB of them for a step and "
             f"{beam_tokens * beam_bytes / GIB:.2f} GiB for beam search. Lower CHAT_MAX_CONTEXT, "
-            "CHAT_MAX_CONCURRENCY or CHAT_MAX_REQUEST_TOKENS, or give the server more memory."
+            "CHAT_MAX_CONCURRENCY or CHAT_MAX_BEAM_TOKENS, or give the server more memory."
         )
     return Budget(free, token_bytes, tokens, beam_tokens, min(context, tokens))
 

@@ -11,7 +11,7 @@ from app.logs import logger
 log = logger(__name__)
 
 # From a request, where its events go, and whether it is still wanted; raises CancelledError soon after it is not.
-Generate = Callable[[GenerationRequest, Callable[[Event], None], Callable[[], bool]], None]
+Generate = Callable[[GenerationRequest, Callable[[Event], None], Callable[[], bool]], object]
 
 
 class SerialLane:

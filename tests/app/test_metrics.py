@@ -43,6 +43,12 @@ def test_answers_are_counted_by_route_and_status(metrics: Metrics) -> None:
     assert value(metrics, "phi3_http_requests_total", method="POST", route="/chat", status="400") == 1
 
 
+def test_requests_are_counted_by_lane(metrics: Metrics) -> None:
+    metrics.let_in("batched")
+    counts = {lane: value(metrics, "phi3_lane_requests_total", lane=lane) for lane in ("batched", "reference")}
+    assert counts == {"batched": 1, "reference": 0}
+
+
 def test_two_servers_in_one_process_do_not_share_figures(metrics: Metrics) -> None:
     metrics.prompt_tokens.inc()
     assert value(Metrics("demo"), "vllm:prompt_tokens_total", **ENGINE) == 0

@@ -23,12 +23,13 @@ def build(tokenizer: Tokenizer) -> Any:
     settings = Settings(
         model=Path(),
         max_sequences=8,
-        max_request_tokens=2000,
         max_scored_tokens=100,
         max_list=20,
         max_messages=3,
     )
-    limits = Limits(context=512, vocabulary=49152, eos_token_ids=(0, 2), pad_token_id=0, settings=settings)
+    limits = Limits(
+        context=512, vocabulary=49152, eos_token_ids=(0, 2), pad_token_id=0, beam_tokens=2000, settings=settings
+    )
 
     def build(body: dict[str, Any], **kwargs: Any) -> GenerationRequest:
         chat = ChatRequest.model_validate({"prompt": "Hello there", **body, "generate_kwargs": kwargs})
@@ -124,7 +125,7 @@ USER = {"role": "user", "content": "Hello"}
         ({}, {"bad_words_ids": [[1, 3]] * 11}, "has 22 token ids: CHAT_MAX_LIST allows 20"),
         ({}, {"suppress_tokens": [1] * 21}, "has 21 token ids: CHAT_MAX_LIST allows 20"),
         ({}, {"num_beams": 9}, r"at most 8 \(CHAT_MAX_SEQUENCES\), and one of them is 9"),
-        ({}, {"num_beams": 8, "max_length": 400}, "are 3200 tokens: CHAT_MAX_REQUEST_TOKENS allows 2000"),
+        ({}, {"num_beams": 8, "max_length": 400}, r"are 3200 tokens: the server allows 2000 \(CHAT_MAX_BEAM_TOKENS"),
         ({}, {"output_scores": True}, "CHAT_MAX_SCORED_TOKENS allows 100"),
     ],
 )

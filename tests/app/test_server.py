@@ -21,8 +21,10 @@ LONG = {"max_new_tokens": 400, "min_new_tokens": 400}
 
 @pytest.fixture
 def busy(demo: Path) -> Iterator[Server]:
-    """A server of its own, since it is filled up and stopped: one runs, 40 wait."""
-    with running(demo, "--dtype", "float32", "--max-queue", "40", "--drain-seconds", "60") as server:
+    """A server of its own, since it is filled up and stopped: 16 run, 25 wait."""
+    with running(
+        demo, "--dtype", "float32", "--max-context", "512", "--max-queue", "25", "--drain-seconds", "60"
+    ) as server:
         yield server
 
 
@@ -52,7 +54,7 @@ def load(server: Server) -> tuple[float, float]:
 
 def test_a_busy_server_answers_health_checks_refuses_beyond_its_bound_and_forgets_who_left(busy: Server) -> None:
     connections = [ask(busy, **LONG) for _ in range(32)]
-    wait_for(lambda: load(busy) == (1, 31))
+    wait_for(lambda: load(busy) == (16, 16))
     with httpx.Client() as client:
         seconds = []
         for _ in range(300):
@@ -62,7 +64,7 @@ def test_a_busy_server_answers_health_checks_refuses_beyond_its_bound_and_forget
     print(f"/livez with 32 requests in flight: p99 {statistics.quantiles(seconds, n=100)[98] * 1000:.1f} ms")
 
     connections += [ask(busy, **LONG) for _ in range(9)]
-    wait_for(lambda: load(busy) == (1, 40))
+    wait_for(lambda: load(busy) == (16, 25))
     refused = busy.chat("Hello")
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) >= 1

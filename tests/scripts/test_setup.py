@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-USES = ("serve", "demo", "images", "develop")
+USES = ("serve", "demo", "images", "develop", "bench")
 
 
 class Tree:

@@ -184,7 +184,7 @@ def test_an_answer_ends_with_its_end_token_and_says_so(plain: Lane) -> None:
     assert events[-1] == Finished(0, "stop")
 
 
-DRAWN = {"do_sample": True, "top_k": 0}
+DRAWN: dict[str, Any] = {"do_sample": True, "top_k": 0}
 
 
 def test_a_seeded_answer_is_the_same_alone_and_among_others_with_other_settings(plain: Lane) -> None:

@@ -1,6 +1,7 @@
 """The way into the engine."""
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from app.engine.request import QueueFullError
 from app.engine.serial import SerialLane
 from tests.app.engine.requests import read, request, wait_for
 
-BEAMS = {"num_beams": 2}
+BEAMS: dict[str, Any] = {"num_beams": 2}
 
 
 @pytest.fixture
@@ -19,13 +20,13 @@ def gate() -> threading.Event:
 
 @pytest.fixture
 def engine(gate: threading.Event) -> Engine:
-    lanes = [SerialLane(lambda *_: gate.wait() and None) for _ in range(2)]
+    lanes = [SerialLane(lambda *_: gate.wait()) for _ in range(2)]
     return Engine(lanes[0], lanes[1], concurrency=1, max_queue=2, stall_seconds=0.3)
 
 
 @pytest.mark.parametrize(("kwargs", "lane"), [({}, "batched"), ({"do_sample": True}, "batched"), (BEAMS, "reference")])
 def test_beam_search_has_a_lane_of_its_own(
-    engine: Engine, gate: threading.Event, kwargs: dict[str, int], lane: str
+    engine: Engine, gate: threading.Event, kwargs: dict[str, Any], lane: str
 ) -> None:
     answer = engine.submit(request([1], 1, **kwargs))
     assert answer.lane == lane

@@ -12,7 +12,7 @@ from tests import tiny
 from tests.app.engine.requests import ids, request
 
 PROMPT = [1, 5, 17, 9, 33, 12]
-BEAMS = {"num_beams": 4}
+BEAMS: dict[str, Any] = {"num_beams": 4}
 GROUPS = BEAMS | {"num_beam_groups": 2, "diversity_penalty": 1.0}
 
 

@@ -5,7 +5,15 @@ from collections.abc import Callable
 
 import pytest
 
-from app.engine.request import CancelledError, EngineError, Event, Finished, GenerationRequest, InvalidScoresError, Token
+from app.engine.request import (
+    CancelledError,
+    EngineError,
+    Event,
+    Finished,
+    GenerationRequest,
+    InvalidScoresError,
+    Token,
+)
 from app.engine.serial import SerialLane
 from tests.app.engine.requests import generation, read, request, wait_for
 
@@ -18,9 +26,7 @@ class Gate:
         self.order: list[tuple[int, ...]] = []
         self.error: BaseException | None = None
 
-    def __call__(
-        self, wanted: GenerationRequest, emit: Callable[[Event], None], cancelled: Callable[[], bool]
-    ) -> None:
+    def __call__(self, wanted: GenerationRequest, emit: Callable[[Event], None], cancelled: Callable[[], bool]) -> None:
         self.order.append(wanted.prompt_ids)
         while not self.opened.acquire(timeout=0.01):
             if cancelled():
@@ -124,7 +130,7 @@ def test_a_thread_that_dies_tells_its_reader_and_the_lane_is_no_longer_alive(gat
 
 def test_a_lane_that_is_stuck_counts_the_seconds_and_one_without_work_does_not(lane: SerialLane) -> None:
     stuck = threading.Event()
-    hung = SerialLane(lambda *_: stuck.wait() and None)
+    hung = SerialLane(lambda *_: stuck.wait())
     for each in (lane, hung):
         assert each.idle_seconds == 0
     answer = generation(request([1], 1))

@@ -148,6 +148,13 @@ def do_sample(chat: Chat) -> None:
 
 
 @effect
+def seed(chat: Chat) -> None:
+    drawn = {"do_sample": True, "top_k": 0, "temperature": 1.5, "max_new_tokens": 12}
+    answers = [chat(STORY, seed=number, **drawn)["Result"] for number in (1, 1, 2)]
+    assert answers[0] == answers[1] != answers[2]
+
+
+@effect
 def early_stopping(chat: Chat) -> None:
     ends = [chat.one(text) for text in (",", ".", " and")]
     beams = {"num_beams": 3, "length_penalty": 2.0, "max_new_tokens": 24, "eos_token_id": ends}

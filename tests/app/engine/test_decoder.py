@@ -1,0 +1,91 @@
+"""The forward pass against transformers' own."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from transformers import Phi3ForCausalLM
+
+from app.engine.cache import KeyValueCache
+from app.engine.decoder import Decoder, Span
+from tests import tiny
+
+LONGROPE = {
+    "original_max_position_embeddings": 32,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 5.0, 12.0]},
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "sliding window": {"sliding_window": 7},
+    "grouped": {"num_attention_heads": 8, "num_key_value_heads": 2},
+    "ungrouped": {"num_key_value_heads": 4},
+    "longrope": LONGROPE,
+}
+
+
+def model(config: dict[str, Any]) -> Phi3ForCausalLM:
+    sizes = {"max_position_embeddings": 256, "original_max_position_embeddings": 256}
+    return tiny.build(vocab_size=97, pad_token_id=0, bos_token_id=1, eos_token_id=None, **sizes | config)
+
+
+def decoder(model: Phi3ForCausalLM) -> Decoder:
+    config = model.config
+    head_dim = config.hidden_size // config.num_attention_heads
+    cache = KeyValueCache(
+        config.num_hidden_layers, config.num_key_value_heads, head_dim, 1000, torch.float32, model.device
+    )
+    return Decoder(model, cache)
+
+
+def theirs(model: Phi3ForCausalLM, ids: list[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        scores: torch.Tensor = model(torch.tensor([ids])).logits[0, -1]
+    return scores
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("cuts", [[], [1], [8, 16, 24, 29], [29]], ids=str)
+def test_scores_are_those_of_transformers_however_the_tokens_come(name: str, cuts: list[int]) -> None:
+    library = model(CONFIGS[name])
+    decode = decoder(library)
+    ids = [(7 * n) % 97 for n in range(30)]
+    neighbour = [(5 * n + 1) % 97 for n in range(60)]
+    long = name == "longrope"
+    ends = [0, *cuts, 30]
+    for start, end in itertools.pairwise(ends):
+        spans = [Span(ids[start:end], start, 100, False, end == 30), Span(neighbour, 0, 300, long, True)]
+        scores = decode(spans)
+    torch.testing.assert_close(scores[0], theirs(library, ids), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scores[1], theirs(library, neighbour), rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_of_one_sequence_may_come_in_one_step() -> None:
+    library = model({})
+    ids = [(7 * n) % 97 for n in range(30)]
+    spans = [
+        Span(ids[0:16], 0, 50, False, False),
+        Span(ids[16:29], 16, 50, False, False),
+        Span(ids[29:], 29, 50, False, True),
+    ]
+    torch.testing.assert_close(decoder(library)(spans)[0], theirs(library, ids), rtol=1e-4, atol=1e-5)
+
+
+def test_scores_come_in_the_order_of_the_spans_that_want_them() -> None:
+    library = model({})
+    rows = [[1, 2, 3], [4], [5, 6], [7]]
+    spans = [Span(row, 0, 100 * number, False, number != 1) for number, row in enumerate(rows)]
+    scores = decoder(library)(spans)
+    wanted = torch.stack([theirs(library, row) for row in (rows[0], rows[2], rows[3])])
+    torch.testing.assert_close(scores, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_may_want_no_scores() -> None:
+    assert not len(decoder(model({}))([Span([1, 2], 0, 0, False, False)]))
+
+
+def test_dimensions_beyond_the_partial_rotary_factor_are_not_rotated() -> None:
+    library = model({"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}})
+    ids = [(7 * n) % 97 for n in range(20)]
+    scores = decoder(library)([Span(ids, 0, 0, False, True)])
+    torch.testing.assert_close(scores[0], theirs(library, ids), rtol=1e-4, atol=1e-5)
