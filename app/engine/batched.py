@@ -126,12 +126,15 @@ class BatchedLane:
             self._admit()
         passes = [list(self._sequences)] if self._together else [[sequence] for sequence in self._sequences]
         for sequences in passes:
-            self._step([sequence for sequence in sequences if sequence in self._sequences])
+            left = [sequence for sequence in sequences if sequence in self._sequences]
+            if left:
+                self._step(left)
             self._stepped = time.monotonic()
 
     def _generations(self) -> list[Generation]:
         """The request of every sequence that runs or waits."""
-        return [s.generation for s in self._sequences] + [w.generation for w in self._waiting]
+        with self._changed:
+            return [s.generation for s in self._sequences] + [w.generation for w in self._waiting]
 
     def _drop_cancelled(self) -> None:
         for waiting in [waiting for waiting in self._waiting if waiting.generation.cancelled]:
@@ -156,6 +159,7 @@ class BatchedLane:
                 log.exception("a request could not be started", request_id=request.id)
                 self._cache.release(extent)
                 waiting.generation.end(failure())
+                waiting.generation.cancel()
 
     def _start(self, waiting: _Waiting, extent: Extent) -> _Sequence:
         if waiting.generation.started is None:
@@ -181,9 +185,10 @@ class BatchedLane:
                 room -= sum(len(span.ids) for span in own)
         try:
             logits = self._decode(spans)
+            ends = {span.start: span.end for span in spans}
             scored = []
             for sequence in taken:
-                sequence.computed = max(span.end for span in spans if span.start == sequence.extent.start)
+                sequence.computed = ends[sequence.extent.start]
                 if sequence.computed == sequence.length:
                     self._publish(sequence)
                     scored.append(sequence)
@@ -212,6 +217,7 @@ class BatchedLane:
             with self._changed:
                 self._waiting.extendleft(_Waiting(generation, number, sequence.seed) for number in reversed(further))
         if self._crossing is not None and sequence.length == self._crossing + 1:
+            self._cache.withdraw(sequence.extent)
             sequence.long, sequence.computed = True, 0
         reason: FinishReason | None = "length" if sequence.length >= request.max_length else None
         if choice.token in request.eos_token_ids:
@@ -237,8 +243,8 @@ class BatchedLane:
         sequence.generation.end(error)
 
     def _remove(self, sequence: _Sequence) -> None:
-        self._sequences.remove(sequence)
         self._cache.release(sequence.extent)
+        self._sequences.remove(sequence)
 
 
 def _spans(sequence: _Sequence, room: int) -> list[Span]:

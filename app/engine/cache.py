@@ -77,6 +77,10 @@ class KeyValueCache:
             self._blocks.setdefault(name, extent.start + number * BLOCK)
         self._names[extent] = names
 
+    def withdraw(self, extent: Extent) -> None:
+        """Let nobody share what was published of `extent`, which is about to be computed anew."""
+        self._forget(self._names.pop(extent, []), extent)
+
     def share(self, extent: Extent, prompt: Sequence[int], long: bool) -> int:
         """Copy into `extent` the blocks that `prompt` begins with and that are here.
 

@@ -5,7 +5,7 @@ import threading
 import time
 from typing import Protocol
 
-from app.engine.request import Generation, GenerationRequest, QueueFullError
+from app.engine.request import Generation, GenerationRequest, QueueFullError, failure
 
 
 class Lane(Protocol):
@@ -55,6 +55,7 @@ class Engine:
 
         Raises:
             QueueFullError: at once, where too many wait.
+            EngineError: the lane is dead.
         """
         lane = "reference" if request.kwargs.num_beams > 1 else "batched"
         generation = Generation(request, lane, on_end=self._ended)
@@ -66,6 +67,8 @@ class Engine:
                     f"as many as CHAT_MAX_QUEUE ({self._max_queue}) lets in: try again later.",
                     max(1, math.ceil(self._seconds_per_request * waiting / self._concurrency)),
                 )
+            if not self.lanes[lane].alive:
+                raise failure()
             self.lanes[lane].submit(generation)
         return generation
 

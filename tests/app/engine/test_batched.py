@@ -127,6 +127,27 @@ def test_40_lengths_around_the_crossing_are_what_one_row_generate_gives(longrope
     assert [ids(events) for events in answers] == [longrope.wanted(each, 20) for each in prompts]
 
 
+def test_a_prompt_whose_answer_crosses_is_not_shared_with_its_new_factors() -> None:
+    lane = Lane(LONGROPE | {"original_max_position_embeddings": 2 * BLOCK}, concurrency=4)
+    asked = prompt(2 * BLOCK - 5)
+    for new in (20, 3, 20):
+        assert ids(lane.run(request(asked, new))[0]) == lane.wanted(asked, new)
+
+
+def test_nothing_is_computed_for_those_who_left_before_the_next_step(longrope: Lane) -> None:
+    with longrope.held():
+        first, second = longrope.start(request(prompt(5), 30), request(prompt(6), 30))
+        wait_for(lambda: longrope.lane.running >= 1)
+        first.cancel()
+        second.cancel()
+    read(first)
+    read(second)
+    wait_for(lambda: longrope.lane.running == longrope.lane.waiting == 0)
+    longrope.steps.clear()
+    assert ids(longrope.run(request(prompt(5), 3))[0]) == longrope.wanted(prompt(5), 3)
+    assert all(longrope.steps)
+
+
 def test_those_who_stay_do_not_notice_those_who_leave(longrope: Lane) -> None:
     chance = random.Random(7)  # noqa: S311
     prompts = [prompt(4 + 3 * n) for n in range(24)]

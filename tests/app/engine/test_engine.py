@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.engine.engine import Engine
-from app.engine.request import QueueFullError
+from app.engine.request import EngineError, QueueFullError
 from app.engine.serial import SerialLane
 from tests.app.engine.requests import read, request, wait_for
 
@@ -52,6 +52,19 @@ def test_a_cancelled_request_that_waits_gives_its_place_back(engine: Engine, gat
     late = engine.submit(request([1], 1))
     gate.set()
     read(late)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is what is tested
+def test_a_dead_lane_takes_nothing_and_the_engine_is_not_alive() -> None:
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    engine = Engine(SerialLane(die), SerialLane(die), concurrency=1, max_queue=0, stall_seconds=1)
+    with pytest.raises(EngineError):
+        read(engine.submit(request([1], 1)))
+    wait_for(lambda: not engine.alive)
+    with pytest.raises(EngineError):
+        engine.submit(request([1], 1))
 
 
 def test_an_engine_that_is_stuck_is_not_alive_until_it_goes_on(engine: Engine, gate: threading.Event) -> None:
