@@ -1,5 +1,6 @@
 """Phi-3 models small enough to answer in milliseconds, their weights a formula: the same bits everywhere."""
 
+import copy
 import math
 import shutil
 import zlib
@@ -22,7 +23,8 @@ def build(**config: object) -> Phi3ForCausalLM:
         "sliding_window": None,
         "attn_implementation": "eager",
     }
-    model = Phi3ForCausalLM(Phi3Config(**sizes | config)).float().eval()
+    # Phi3Config writes into the dictionaries it is given.
+    model = Phi3ForCausalLM(Phi3Config(**copy.deepcopy(sizes | config))).float().eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() == 1:
