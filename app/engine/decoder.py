@@ -76,6 +76,10 @@ class Decoder:
         positions = torch.cat([torch.arange(span.position, span.end) for span in packed])
         starts = torch.tensor([span.start for span in packed]).repeat_interleave(counts)
         long = torch.tensor([span.long for span in packed]).repeat_interleave(counts)
+        alone = len(ids) == 1
+        if alone:
+            # A lone row would take kernels of its own: computed twice, it takes those of company.
+            ids, positions, starts, long = (each.expand(2) for each in (ids, positions, starts, long))
         slots = (starts + positions).to(self._device)
         cos, sin = self._rotary(positions.to(self._device), long.to(self._device))
         seen = [self._cache.read(self._places(span)) for span in packed]
@@ -93,7 +97,7 @@ class Decoder:
                 *self._attend_newest(queries[: len(newest)], keys_values[: len(newest)]),
                 *self._attend_blocks(queries[len(newest) :], keys_values[len(newest) :], masks),
             ]
-            x = x + attention.o_proj(torch.cat(attended))
+            x = x + attention.o_proj(torch.cat(attended * 2 if alone else attended))
             gate, up = mlp.gate_up_proj(self._norm(x, layer.post_attention_layernorm.weight)).chunk(2, dim=-1)
             x = x + mlp.down_proj(functional.silu(gate) * up)
         ends = dict(zip(map(id, packed), (counts.cumsum(0) - 1).tolist(), strict=True))

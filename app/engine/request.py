@@ -119,6 +119,8 @@ class Generation:
         on_end: called once, when the answer has ended.
         submitted: when it was let in, in seconds of the monotonic clock.
         started: when a lane began with it.
+        first_token: when its first token came.
+        tokens: that came so far, in all its sequences.
     """
 
     request: GenerationRequest
@@ -126,20 +128,25 @@ class Generation:
     on_end: "Callable[[Generation], None]"
     submitted: float = field(default_factory=time.monotonic)
     started: float | None = None
+    first_token: float | None = None
+    tokens: int = 0
     _events: "queue.SimpleQueue[Event | Exception | None]" = field(default_factory=queue.SimpleQueue)
     _cancelled: threading.Event = field(default_factory=threading.Event)
-    _ended: bool = False
+    _ended: threading.Event = field(default_factory=threading.Event)
 
     def put(self, event: Event) -> None:
         """Hand on an event (lane's side)."""
+        if isinstance(event, Token):
+            self.first_token = self.first_token or time.monotonic()
+            self.tokens += 1
         self._events.put(event)
 
     def end(self, error: Exception | None) -> None:
         """End the answer, with an error unless that is None (lane's side); only the first call counts."""
-        if not self._ended:
-            self._ended = True
+        if not self._ended.is_set():
             self.on_end(self)
             self._events.put(error)
+            self._ended.set()
 
     def cancel(self) -> None:
         """Stop generating at the next step, or before the first; may be called from any thread, any number of times."""
@@ -150,21 +157,18 @@ class Generation:
         """Whether `cancel` was called."""
         return self._cancelled.is_set()
 
-    def events(self, poll: float) -> Iterator[Event | None]:
-        """Yield the events in order, and None after every `poll` seconds without one.
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end, for so long at most, and return whether it came (reader's side)."""
+        return self._ended.wait(seconds)
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events in order, each as soon as it is there, to the end (reader's side).
 
         Raises:
             InvalidScoresError: see there.
             EngineError: the generation failed.
         """
-        while True:
-            try:
-                event = self._events.get(timeout=poll)
-            except queue.Empty:
-                yield None
-                continue
-            if event is None:
-                return
+        while (event := self._events.get()) is not None:
             if isinstance(event, Exception):
                 raise event
             yield event

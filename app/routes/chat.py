@@ -96,34 +96,27 @@ def _collect(generation: Generation, runtime: Runtime, client_is_gone: Callable[
     """Wait for the whole answer, and cancel it when the client goes away."""
     answers: dict[int, Answer] = {}
     metrics = runtime.metrics
-    first: float | None = None
-    next_look = time.monotonic() + POLL_SECONDS
     try:
-        for event in generation.events(POLL_SECONDS):
-            now = time.monotonic()
-            if now >= next_look:
-                next_look = now + POLL_SECONDS
-                if client_is_gone():
-                    raise ClientDisconnected("The client closed the connection.")
-            if event is None:
-                continue
+        # Not woken for every token, which would take the interpreter from the engine.
+        while not generation.wait(POLL_SECONDS):
+            if client_is_gone():
+                raise ClientDisconnected("The client closed the connection.")
+        for event in generation.events():
             answer = answers.setdefault(event.sequence, Answer())
             if isinstance(event, Token):
-                first = first or now
                 answer.tokens.append(event)
             else:
                 answer.reason = event.reason
     finally:
         generation.cancel()
-        generated = sum(len(answer.tokens) for answer in answers.values())
         g.prompt_tokens = len(generation.request.prompt_ids)
-        g.completion_tokens = generated
+        g.completion_tokens = generation.tokens
         metrics.prompt_tokens.inc(g.prompt_tokens)
-        metrics.generation_tokens.inc(generated)
+        metrics.generation_tokens.inc(generation.tokens)
     done = time.monotonic()
     metrics.latency.observe(done - generation.submitted)
     metrics.queue_time.observe((generation.started or done) - generation.submitted)
-    metrics.first_token.observe((first or done) - generation.submitted)
+    metrics.first_token.observe((generation.first_token or done) - generation.submitted)
     in_order = [answers[number] for number in sorted(answers)]
     metrics.finished(in_order[0].reason)
     return in_order

@@ -68,7 +68,7 @@ def engine(dtype: Dtype, concurrency: int) -> Built:
 
 def answer(generation: Generation) -> list[int]:
     """Token ids of an answer, to its end."""
-    return [event.id for event in generation.events(60) if isinstance(event, Token)]
+    return [event.id for event in generation.events() if isinstance(event, Token)]
 
 
 def together(built: Built, asked: Sequence[Asked], leaving: dict[int, float] | None = None) -> list[list[int]]:

@@ -21,7 +21,7 @@ def generation(wanted: GenerationRequest) -> Generation:
 
 def read(answer: Generation) -> list[Event]:
     """All events of an answer, to its end."""
-    return [event for event in answer.events(0.05) if event]
+    return list(answer.events())
 
 
 def ids(events: Sequence[Event], sequence: int = 0) -> list[int]:
