@@ -114,7 +114,7 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
 
 def _healthy_if_alive(runtime: Runtime) -> Response:
     if not runtime.alive:
-        return detail(503, "A thread that generates has died: restart the server.")
+        return detail(503, "The engine is dead, or made no step for CHAT_STALL_SECONDS: restart the server.")
     return jsonify(status="Healthy")
 
 

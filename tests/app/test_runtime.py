@@ -47,6 +47,15 @@ def test_a_context_beyond_the_models_ends_the_server_with_both_numbers(tiny_mode
     assert "8192" in reason
 
 
+def test_a_context_that_does_not_fit_into_memory_ends_the_server_with_the_numbers(tiny_model: Path) -> None:
+    server = Server(tiny_model, "--max-context", "8192", "--memory-share", "0.0001")
+    assert server.process.wait(120) == 3
+    server.stop()
+    (reason,) = (line["reason"] for line in server.log() if "reason" in line)
+    for said in ("8192 tokens", "GiB", "CHAT_MEMORY_SHARE", "CHAT_MAX_CONTEXT"):
+        assert said in reason
+
+
 def test_weights_that_are_cut_short_end_the_server_and_are_named(tiny_model: Path, tmp_path: Path) -> None:
     for file in tiny_model.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -29,6 +29,15 @@ def test_a_loading_server_is_alive(loading: FlaskClient) -> None:
     assert loading.get("/livez").status_code == 200
 
 
+def test_a_server_whose_engine_is_dead_or_stuck_asks_for_a_restart(
+    loading: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runtime, "alive", False)
+    response = loading.get("/livez")
+    assert response.status_code == 503
+    assert "restart" in response.get_json()["detail"]
+
+
 @pytest.mark.parametrize("route", ["/readyz", "/startupz", "/healthz"])
 def test_a_loading_server_is_not_ready_and_says_when_to_come_back(loading: FlaskClient, route: str) -> None:
     response = loading.get(route)
