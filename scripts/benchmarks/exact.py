@@ -121,7 +121,8 @@ def against_generate(requests: int, runs: int) -> dict[str, str]:
                 total += 1
                 same += got == (want[: len(got)] if number in left else want)
             say(f"run {run + 1} of {runs}: {same} of {total} the same, {time.monotonic() - started:.0f} s")
-        name = f"float32, {requests} greedy requests of 4 to 800 tokens, {AT_ONCE} at a time, as one-row `generate`"
+        at_once = min(AT_ONCE, requests)
+        name = f"float32, {requests} greedy requests of 4 to 800 tokens, {at_once} at a time, as one-row `generate`"
         table[name + (f", {LEAVING} of them cancelled at random" if cancelling else "")] = f"{same} of {total}"
     return table
 
