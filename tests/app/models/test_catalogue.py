@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from app.models.catalogue import CATALOGUE, NAMES, CatalogueModel, ModelError, check, read_object, shards
 
@@ -26,6 +27,14 @@ def test_a_name_a_repository_and_a_context_say_the_same(model: CatalogueModel) -
     assert model.repository == f"microsoft/Phi-3-{model.name}-instruct"
     assert model.context == {"4k": 4096, "128k": 131072}[model.name.split("-")[1]]
     assert model.licence == "MIT"
+
+
+def test_the_images_are_made_of_the_same_models() -> None:
+    models = yaml.safe_load((Path(__file__).parents[3] / "images/catalogue.yaml").read_text())["models"]
+    parts = ("repository", "revision", "context", "licence")
+    assert {name: {part: model[part] for part in parts} for name, model in models.items()} == {
+        name: {part: getattr(model, part) for part in parts} for name, model in CATALOGUE.items()
+    }
 
 
 def test_every_model_is_pinned_to_a_commit_of_its_own() -> None:
