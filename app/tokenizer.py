@@ -4,12 +4,18 @@ transformers' own keeps truncation, padding and how to read tags as state that e
 several threads fail ("Already borrowed") or read each other's setting. Here nothing changes after the start.
 """
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer as Backend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+# What stands for bytes that are no character, or not yet.
+REPLACEMENT = "\ufffd"
 
 
 class Tokenizer:
@@ -24,6 +30,11 @@ class Tokenizer:
         self._with_tags = _copy(fast.backend_tokenizer)
         self._without_tags = _copy(fast.backend_tokenizer)
         self._without_tags.encode_special_tokens = True
+        vocabulary = self._with_tags.get_vocab()
+        # Of a character that has no token, one a byte; the decoder reads all that follow each other together.
+        self.byte_ids = frozenset(number for token, number in vocabulary.items() if BYTE.fullmatch(token))
+        added = self._with_tags.get_added_tokens_decoder()
+        self.control_ids = frozenset(number for number, token in added.items() if token.special)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, in which tags such as <|end|> are control tokens; no BOS is added."""
@@ -40,6 +51,47 @@ class Tokenizer:
     def clean_up(self, text: str) -> str:
         """Take out spaces before punctuation and in contractions; `decode` of transformers 5 no longer does."""
         return str(self._fast.clean_up_tokenization(text))
+
+
+class Detokenizer:
+    """Turns a sequence's token ids into text as they come.
+
+    The pieces together are what decoding the whole adds to the decoded prompt, and none shows half a character.
+
+    Args:
+        tokenizer: of the model.
+        prompt_ids: what the sequence continues.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        # The end of the sequence: tokens whose text is out already, as what the rest is decoded after, and the rest.
+        self._ids = list(prompt_ids)
+        self._out = len(self._ids)
+        self._text_out = tokenizer.decode(self._ids)
+        self._in_bytes = False
+
+    def add(self, token: int) -> str:
+        """Take one more token, and return the text that is certain by now; it may be empty."""
+        self._ids.append(token)
+        if token not in self._tokenizer.control_ids:
+            self._in_bytes = token in self._tokenizer.byte_ids
+        if self._in_bytes:
+            return ""
+        text = self._tokenizer.decode(self._ids)
+        return "" if text.endswith(REPLACEMENT) else self._put_out(text)
+
+    def end(self) -> str:
+        """Return the rest of the text."""
+        return self._put_out(self._tokenizer.decode(self._ids))
+
+    def _put_out(self, text: str) -> str:
+        piece = text[len(self._text_out) :]
+        if piece:
+            del self._ids[: self._out]
+            self._out = len(self._ids)
+            self._text_out = self._tokenizer.decode(self._ids)
+        return piece
 
 
 def _copy(backend: Backend) -> Backend:
