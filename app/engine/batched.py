@@ -122,7 +122,7 @@ class BatchedLane:
         with self._changed:
             while not self._sequences and not self._waiting:
                 self._changed.wait()
-            self._drop_cancelled()
+            self._drop_unwanted()
             self._admit()
         passes = [list(self._sequences)] if self._together else [[sequence] for sequence in self._sequences]
         for sequences in passes:
@@ -136,13 +136,13 @@ class BatchedLane:
         with self._changed:
             return [s.generation for s in self._sequences] + [w.generation for w in self._waiting]
 
-    def _drop_cancelled(self) -> None:
+    def _drop_unwanted(self) -> None:
         for waiting in [waiting for waiting in self._waiting if waiting.generation.cancelled]:
             self._waiting.remove(waiting)
             waiting.generation.end(None)
-        for sequence in [sequence for sequence in self._sequences if sequence.generation.cancelled]:
+        for sequence in [s for s in self._sequences if not s.generation.wanted(s.number)]:
             self._remove(sequence)
-            sequence.generation.end(None)
+            self._end_if_last(sequence.generation)
 
     def _admit(self) -> None:
         """Give room to those that wait, first come first served."""
@@ -168,6 +168,8 @@ class BatchedLane:
         sequence = _Sequence(waiting.generation, waiting.number, waiting.seed, chooser, extent)
         sequence.long = self._crossing is not None and sequence.length > self._crossing
         sequence.computed = self._cache.share(extent, chooser.ids, sequence.long)
+        if waiting.number == 0:
+            waiting.generation.cached_tokens = sequence.computed
         return sequence
 
     def _step(self, sequences: list[_Sequence]) -> None:
@@ -225,8 +227,7 @@ class BatchedLane:
         if reason:
             generation.put(Finished(sequence.number, reason))
             self._remove(sequence)
-            if generation not in self._generations():
-                generation.end(None)
+            self._end_if_last(generation)
 
     def _publish(self, sequence: _Sequence) -> None:
         if not sequence.published and sequence.computed == len(sequence.generation.request.prompt_ids):
@@ -241,6 +242,11 @@ class BatchedLane:
         for other in [s for s in self._sequences if s.generation is sequence.generation]:
             self._remove(other)
         sequence.generation.end(error)
+
+    def _end_if_last(self, generation: Generation) -> None:
+        """End a request of which no sequence runs or waits any more."""
+        if generation not in self._generations():
+            generation.end(None)
 
     def _remove(self, sequence: _Sequence) -> None:
         self._cache.release(sequence.extent)

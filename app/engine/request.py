@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -52,6 +52,11 @@ class GenerationRequest:
         eos_token_ids: tokens that end a sequence; may be empty.
         pad_token_id: fills up sequences that ended before the others.
         kwargs: how to choose the tokens.
+        logprobs: how many of the likeliest tokens to tell with each token, by the model's own scores, before any of
+            the settings; None is no scores.
+        logit_bias: added to the scores of tokens, by token id.
+        presence_penalty: taken from the score of each token that the answer has.
+        frequency_penalty: likewise, for each time that it has it.
     """
 
     id: str
@@ -61,6 +66,10 @@ class GenerationRequest:
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
     kwargs: GenerateKwargs
+    logprobs: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
     @property
     def max_new_tokens(self) -> int:
@@ -70,11 +79,13 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """Log probabilities at one step, in the distribution that the token was chosen from (natural logarithm).
+    """Log probabilities at one step (natural logarithm).
+
+    In the distribution that the token was chosen from, or with `logprobs` in the model's own.
 
     Attributes:
         logprob: of the chosen token.
-        top: (token id, log probability) of the likeliest tokens, at most ten, likeliest first.
+        top: (token id, log probability) of the likeliest tokens, likeliest first.
     """
 
     logprob: float
@@ -88,7 +99,7 @@ class Token:
     Attributes:
         sequence: number of the sequence, from 0; with beams, its rank.
         id: token id.
-        scores: given where the request asked for output_scores.
+        scores: given where the request asked for output_scores or logprobs.
     """
 
     sequence: int
@@ -121,6 +132,7 @@ class Generation:
         started: when a lane began with it.
         first_token: when its first token came.
         tokens: that came so far, in all its sequences.
+        cached_tokens: of the prompt, that did not have to be computed.
     """
 
     request: GenerationRequest
@@ -130,9 +142,11 @@ class Generation:
     started: float | None = None
     first_token: float | None = None
     tokens: int = 0
+    cached_tokens: int = 0
     _events: "queue.SimpleQueue[Event | Exception | None]" = field(default_factory=queue.SimpleQueue)
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _ended: threading.Event = field(default_factory=threading.Event)
+    _stopped: set[int] = field(default_factory=set)
 
     def put(self, event: Event) -> None:
         """Hand on an event (lane's side)."""
@@ -157,18 +171,36 @@ class Generation:
         """Whether `cancel` was called."""
         return self._cancelled.is_set()
 
+    def stop(self, sequence: int) -> None:
+        """Generate no more of one sequence, which is complete as it is (reader's side)."""
+        self._stopped.add(sequence)
+
+    def wanted(self, sequence: int) -> bool:
+        """Whether more of a sequence is to be generated (lane's side)."""
+        return not self.cancelled and sequence not in self._stopped
+
     def wait(self, seconds: float) -> bool:
         """Wait for the end, for so long at most, and return whether it came (reader's side)."""
         return self._ended.wait(seconds)
 
-    def events(self) -> Iterator[Event]:
+    def events(self, poll: float | None = None) -> Iterator[Event | None]:
         """Yield the events in order, each as soon as it is there, to the end (reader's side).
+
+        Args:
+            poll: after so many seconds without an event None is yielded; None is never.
 
         Raises:
             InvalidScoresError: see there.
             EngineError: the generation failed.
         """
-        while (event := self._events.get()) is not None:
+        while True:
+            try:
+                event = self._events.get(timeout=poll)
+            except queue.Empty:
+                yield None
+                continue
+            if event is None:
+                return
             if isinstance(event, Exception):
                 raise event
             yield event

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import struct
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,6 +51,7 @@ class Chooser:
         kwargs = request.kwargs
         self.ids = list(request.prompt_ids)
         self.scored = kwargs.output_scores
+        self.logprobs = request.logprobs
         self._prompt_length = len(request.prompt_ids)
         self._number = number
         self._seed = seed
@@ -60,6 +61,10 @@ class Chooser:
         self.draw = tuple(getattr(kwargs, name) for name in DRAW) if kwargs.sampled else None
         self._processors = plain
         self._ngrams = _Ngrams(kwargs.no_repeat_ngram_size, self.ids) if kwargs.no_repeat_ngram_size else None
+        self._bias = torch.tensor(list(request.logit_bias.values()), device=model.device)
+        self._biased = torch.tensor(list(request.logit_bias), dtype=torch.long, device=model.device)
+        self._penalties = (request.presence_penalty, request.frequency_penalty)
+        self._counts: Counter[int] = Counter()  # of the answer's tokens, where a penalty needs them
         # Filled as the sequence grows, for processors that look back.
         self._history = torch.empty(0, dtype=torch.long)
         if plain:
@@ -67,7 +72,14 @@ class Chooser:
             self._history[: self._prompt_length] = torch.tensor(self.ids)
 
     def process(self, scores: torch.Tensor) -> torch.Tensor:
-        """Apply what depends on the sequence so far to scores of shape (1, vocabulary)."""
+        """Apply what is the sequence's own to scores of shape (1, vocabulary)."""
+        if len(self._biased):
+            scores = scores.index_add(1, self._biased, self._bias[None])
+        if self._counts:
+            presence, frequency = self._penalties
+            tokens = torch.tensor(list(self._counts), device=scores.device)
+            taken = presence + frequency * torch.tensor(list(self._counts.values()), device=scores.device)
+            scores = scores.index_add(1, tokens, taken[None], alpha=-1)
         if self._ngrams:
             scores = self._ngrams.ban(scores)
         if self._processors:
@@ -83,6 +95,8 @@ class Chooser:
         if len(self._history) > len(self.ids):
             self._history[len(self.ids)] = token
         self.ids.append(token)
+        if any(self._penalties):
+            self._counts[token] += 1
         if self._ngrams:
             self._ngrams.append(token)
 
@@ -90,6 +104,7 @@ class Chooser:
 def choose(logits: torch.Tensor, choosers: Sequence[Chooser]) -> list[Choice | InvalidScoresError]:
     """Choose a token for each row of `logits`, shape (sequences, vocabulary), which may be changed."""
     groups: dict[tuple[float | None, ...] | None, list[int]] = defaultdict(list)
+    told = {row: logits[row].clone() for row, chooser in enumerate(choosers) if chooser.logprobs is not None}
     for row, chooser in enumerate(choosers):
         logits[row : row + 1] = chooser.process(logits[row : row + 1])
         groups[chooser.draw].append(row)
@@ -103,7 +118,12 @@ def choose(logits: torch.Tensor, choosers: Sequence[Chooser]) -> list[Choice | I
             tokens = draw_tokens(scores, [choosers[row].uniform() for row in rows])
         finite = torch.isfinite(scores.amax(-1)).tolist()
         for row, token, valid, own in zip(rows, tokens, finite, scores, strict=True):
-            choices[row] = _choice(token, own, choosers[row].scored) if valid else _invalid(own)
+            if not valid:
+                choices[row] = _invalid(own)
+            elif row in told:
+                choices[row] = Choice(token, token_scores(told[row], token, choosers[row].logprobs or 0))
+            else:
+                choices[row] = Choice(token, token_scores(own, token) if choosers[row].scored else None)
     return [choices[row] for row in range(len(choosers))]
 
 
@@ -127,10 +147,6 @@ def uniform(seed: int, sequence: int, step: int) -> float:
 def seed_of(kwargs: GenerateKwargs) -> int:
     """The seed that was asked for, or a fresh one."""
     return kwargs.seed if kwargs.seed is not None else secrets.randbits(63)
-
-
-def _choice(token: int, scores: torch.Tensor, scored: bool) -> Choice:
-    return Choice(token, token_scores(scores, token) if scored else None)
 
 
 def _invalid(scores: torch.Tensor) -> InvalidScoresError:

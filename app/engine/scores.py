@@ -4,6 +4,7 @@ import torch
 
 from app.engine.request import InvalidScoresError, TokenScores
 
+# Of output_scores.
 TOP = 10
 
 
@@ -23,10 +24,10 @@ def check_scores(scores: torch.Tensor) -> torch.Tensor:
     return scores
 
 
-def token_scores(scores: torch.Tensor, token: int) -> TokenScores:
-    """Log probabilities of `token` and of the likeliest ones, from one row of scores, shape (vocabulary,)."""
+def token_scores(scores: torch.Tensor, token: int, most: int = TOP) -> TokenScores:
+    """Log probabilities of `token` and of the `most` likeliest ones, from one row of scores, shape (vocabulary,)."""
     log_probs = scores.float().log_softmax(-1)
-    top = log_probs.topk(min(TOP, len(log_probs)))
+    top = log_probs.topk(min(most, len(log_probs)))
     return TokenScores(
         logprob=float(log_probs[token]),
         top=tuple(

@@ -21,7 +21,7 @@ def generation(wanted: GenerationRequest) -> Generation:
 
 def read(answer: Generation) -> list[Event]:
     """All events of an answer, to its end."""
-    return list(answer.events())
+    return [event for event in answer.events() if event]
 
 
 def ids(events: Sequence[Event], sequence: int = 0) -> list[int]:

@@ -1,5 +1,6 @@
 """How tokens are chosen."""
 
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -126,3 +127,26 @@ def test_a_row_without_a_choice_is_an_error_of_its_own(model: Phi3ForCausalLM, l
     rows[1] = torch.nan
     choices = choose(rows, [Chooser(model, request([1], 1), 0, 0) for _ in range(3)])
     assert [type(choice) for choice in choices] == [Choice, InvalidScoresError, Choice]
+
+
+def test_biases_and_penalties_are_added_to_the_scores(model: Phi3ForCausalLM) -> None:
+    plain = request([1, 2], 8)
+    wanted = dataclasses.replace(plain, logit_bias={5: -100, 7: 3.5}, presence_penalty=0.5, frequency_penalty=-2)
+    chooser = Chooser(model, wanted, 0, 0)
+    for token in (4, 4, 9):
+        chooser.append(token)
+    scores = torch.zeros(1, VOCABULARY)
+    changed = {4: -0.5 + 4, 5: -100, 7: 3.5, 9: -0.5 + 2}
+    assert chooser.process(scores)[0].tolist() == [changed.get(token, 0.0) for token in range(VOCABULARY)]
+    assert scores.eq(0).all()
+
+
+def test_log_probabilities_can_be_the_models_own(model: Phi3ForCausalLM, logits: torch.Tensor) -> None:
+    plain = request([1], 8, do_sample=True, temperature=0.1, top_k=2)
+    chooser = Chooser(model, dataclasses.replace(plain, logprobs=3, logit_bias={5: 7.0}), 0, 0)
+    (choice,) = choose(logits[None].clone(), [chooser])
+    assert isinstance(choice, Choice)
+    assert choice.scores
+    own = logits.log_softmax(-1)
+    assert choice.scores.logprob == pytest.approx(float(own[choice.token]))
+    assert [token for token, _ in choice.scores.top] == own.topk(3).indices.tolist()
