@@ -1,12 +1,15 @@
 """Every error as JSON: what was wrong, what is allowed, what to do."""
 
-from flask import Flask, Response, current_app, jsonify
-from pydantic import ValidationError
+from typing import Any
+
+from flask import Flask, Response, current_app, jsonify, request
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
 from app.engine.request import EngineError, InvalidScoresError, QueueFullError
 from app.logs import logger
+from app.openai import schema as openai
 from app.prompt import RequestError
 from app.runtime import NotReadyError
 from app.schema import ChatRequest, GenerateKwargs
@@ -26,39 +29,83 @@ VALUE_ERRORS = {
     "value_error",
 }
 MOST_REPORTED = 20
+# Routes of OpenAI's API, whose clients read errors of another shape.
+OPENAI = ("/v1/", "/tokenize", "/detokenize")
+CODES = {401: "invalid_api_key", 404: "not_found", 429: "rate_limit_exceeded"}
+MODELS: dict[str, type[BaseModel]] = {model.__name__: model for model in (ChatRequest, *openai.REQUESTS)}
 
 
 def register(app: Flask) -> None:
     """Make `app` answer its errors as the contract says."""
-    app.register_error_handler(RequestError, lambda error: detail(400, str(error)))
-    app.register_error_handler(InvalidScoresError, lambda error: detail(400, str(error)))
-    app.register_error_handler(QueueFullError, lambda error: detail(429, str(error), error.retry_after))
-    app.register_error_handler(NotReadyError, lambda error: detail(503, str(error), error.retry_after))
-    app.register_error_handler(EngineError, lambda error: detail(500, str(error)))
-    app.register_error_handler(RequestEntityTooLarge, _too_large)
-    app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Exception, _unexpected)
+    app.register_error_handler(Exception, respond)
 
 
-def detail(status: int, text: str, retry_after: int | None = None) -> Response:
-    """An error of `status` with `text`, and Retry-After in seconds where given."""
-    response = jsonify(detail=text)
+def respond(error: Exception) -> Response:
+    """Answer `error`, in the shape of the API that was asked."""
+    status, body = told(error, request.path)
+    response = jsonify(body)
     response.status_code = status
-    if retry_after is not None:
-        response.headers["Retry-After"] = str(retry_after)
+    if isinstance(error, QueueFullError | NotReadyError):
+        response.headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, HTTPException):
+        for name, value in error.get_headers():
+            if name in {"Allow", "Retry-After", "WWW-Authenticate"}:
+                response.headers[name] = value
+    if status == 500:
+        # OpenAI's clients then do not send it again: what broke a step once would break the next.
+        response.headers["x-should-retry"] = "false"
     return response
 
 
+def told(error: Exception, path: str) -> tuple[int, dict[str, Any]]:
+    """The status and the body for `error` on the route `path`; what was not foreseen is logged."""
+    field = None
+    match error:
+        case RequestError():
+            status, text, field = 400, str(error), error.field
+        case InvalidScoresError():
+            status, text = 400, str(error)
+        case QueueFullError():
+            status, text = 429, str(error)
+        case NotReadyError():
+            status, text = 503, str(error)
+        case EngineError():
+            status, text = 500, str(error)
+        case ClientDisconnected():
+            # nginx' number; nobody reads it but the log.
+            status, text = 499, "The client closed the connection."
+        case RequestEntityTooLarge():
+            limit = current_app.config["MAX_CONTENT_LENGTH"]
+            status = 413
+            text = f"The body is larger than {limit} bytes, which is what CHAT_MAX_BODY allows: send less."
+        case HTTPException():
+            status, text = error.code or 500, error.description or error.name
+        case _:
+            log.error("answering failed", exc_info=error)
+            status, text = 500, "The server failed; its log says more under this request's id."
+    return status, openai_error(status, text, field) if path.startswith(OPENAI) else {"detail": text}
+
+
+def openai_error(status: int, text: str, field: str | None) -> dict[str, Any]:
+    """An error in OpenAI's shape; `field` is the one that is wrong, where it is known."""
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    return {"error": {"message": text, "type": kind, "param": field, "code": CODES.get(status)}}
+
+
 def invalid(error: ValidationError) -> Response:
-    """Answer 422 where a field has the wrong type, else 400 in words."""
-    problems = _by_field(error.errors(include_url=False, include_context=False))
-    if any(problem["type"] not in VALUE_ERRORS for problem in problems):
-        response = jsonify(
-            detail=[{"type": p["type"], "loc": ["body", *p["loc"]], "msg": p["msg"]} for p in problems[:MOST_REPORTED]]
-        )
-        response.status_code = 422
-        return response
-    return detail(400, " ".join(_sentence(problem) for problem in problems[:MOST_REPORTED]))
+    """Answer 422 where a field has the wrong type, else 400 in words; always 400 in OpenAI's API."""
+    problems = _by_field(error.errors(include_url=False, include_context=False))[:MOST_REPORTED]
+    text = " ".join(_sentence(problem, MODELS[error.title]) for problem in problems)
+    if request.path.startswith(OPENAI):
+        status, body = 400, openai_error(400, text, _name(problems[0]["loc"]))
+    elif any(problem["type"] not in VALUE_ERRORS for problem in problems):
+        status = 422
+        body = {"detail": [{"type": p["type"], "loc": ["body", *p["loc"]], "msg": p["msg"]} for p in problems]}
+    else:
+        status, body = 400, {"detail": text}
+    response = jsonify(body)
+    response.status_code = status
+    return response
 
 
 def _by_field(problems: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -77,34 +124,18 @@ def _field(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
     return loc[:2] if loc[:1] == ("generate_kwargs",) else loc
 
 
-def _sentence(problem: ErrorDetails) -> str:
-    loc = problem["loc"]
+def _name(loc: tuple[int | str, ...]) -> str:
     field = _field(loc)
-    name = ".".join(str(part) for part in (*field, *(part for part in loc[len(field) :] if isinstance(part, int))))
+    return ".".join(str(part) for part in (*field, *(part for part in loc[len(field) :] if isinstance(part, int))))
+
+
+def _sentence(problem: ErrorDetails, asked: type[BaseModel]) -> str:
+    loc = problem["loc"]
+    name = _name(loc)
     if problem["type"] == "extra_forbidden":
-        model = (
-            GenerateKwargs if loc[0] == "generate_kwargs" and len(loc) == 2 else ChatRequest if len(loc) == 1 else None
-        )
+        model = asked if len(loc) == 1 else GenerateKwargs if loc[0] == "generate_kwargs" and len(loc) == 2 else None
         served = f" Served are: {', '.join(model.model_fields)}." if model else ""
         return f"{name[:100]} is not served; take it out.{served}"
     value = problem["input"]
     given = f", and is {value}" if isinstance(value, int | float) else ""
     return f"{name}: {problem['msg'].replace('Input', 'it', 1)}{given}."
-
-
-def _too_large(_: RequestEntityTooLarge) -> Response:
-    limit = current_app.config["MAX_CONTENT_LENGTH"]
-    return detail(413, f"The body is larger than {limit} bytes, which is what CHAT_MAX_BODY allows: send less.")
-
-
-def _http_error(error: HTTPException) -> Response:
-    response = detail(error.code or 500, error.description or error.name)
-    for name, value in error.get_headers():
-        if name in {"Allow", "Retry-After"}:
-            response.headers[name] = value
-    return response
-
-
-def _unexpected(error: Exception) -> Response:
-    log.exception("request failed", error=type(error).__name__)
-    return detail(500, "The server failed; its log says more under this request's id.")

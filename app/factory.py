@@ -11,8 +11,9 @@ from flask_openapi3 import Info, OpenAPI
 from werkzeug.exceptions import BadRequest
 
 from app import __version__, errors
+from app.engine.request import Generation
 from app.logs import logger
-from app.routes import chat, operations
+from app.routes import chat, openai, operations
 from app.runtime import Runtime
 
 log = logger("app.http")
@@ -34,7 +35,9 @@ def create_app(runtime: Runtime) -> OpenAPI:
     """Build the Flask application that serves `runtime`."""
     app = OpenAPI(
         "app",
-        info=Info(title="phi3", version=__version__, description="A Phi-3 model behind KAITO's /chat."),
+        info=Info(
+            title="phi3", version=__version__, description="A Phi-3 model behind KAITO's /chat and OpenAI's API."
+        ),
         validation_error_callback=errors.invalid,
         doc_ui=False,
     )
@@ -44,6 +47,7 @@ def create_app(runtime: Runtime) -> OpenAPI:
     errors.register(app)
     app.register_api(operations.blueprint(runtime))
     app.register_api(chat.blueprint(runtime))
+    app.register_api(openai.blueprint(runtime))
     document = _document(app)
 
     @app.route("/openapi.json")
@@ -62,17 +66,26 @@ def create_app(runtime: Runtime) -> OpenAPI:
         response.headers["X-Request-Id"] = g.request_id
         route = request.url_rule.rule if request.url_rule else "unknown"
         runtime.metrics.answered(request.method, route, response.status_code)
-        level = log.debug if route in QUIET and response.status_code in {200, 503} else log.info
-        level(
-            "request",
-            method=request.method,
-            route=route,
-            status=response.status_code,
-            seconds=round(time.monotonic() - g.started, 3),
-            prompt_tokens=g.get("prompt_tokens"),
-            completion_tokens=g.get("completion_tokens"),
-        )
-        structlog.contextvars.clear_contextvars()
+        started, request_id, method = g.started, g.request_id, request.method
+        generations: list[Generation] = g.get("generations", [])
+
+        @response.call_on_close
+        def tell() -> None:
+            for generation in generations:
+                generation.cancel()  # where a stream was closed before it was read
+            level = log.debug if route in QUIET and response.status_code in {200, 503} else log.info
+            level(
+                "request",
+                request_id=request_id,
+                method=method,
+                route=route,
+                status=response.status_code,
+                seconds=round(time.monotonic() - started, 3),
+                prompt_tokens=sum(len(generation.request.prompt_ids) for generation in generations) or None,
+                completion_tokens=sum(generation.tokens for generation in generations) if generations else None,
+            )
+            structlog.contextvars.clear_contextvars()
+
         return response
 
     return app

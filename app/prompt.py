@@ -9,7 +9,15 @@ from app.tokenizer import Tokenizer
 
 
 class RequestError(ValueError):
-    """The request cannot be served as it stands; the text says what was wrong, what is allowed, what to do."""
+    """The request cannot be served as it stands; the text says what was wrong, what is allowed, what to do.
+
+    Attributes:
+        field: the one that is wrong, where it is a single one.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,14 @@
 """The model's life in this process: loading, ready, draining."""
 
 import os
+import socket
 import threading
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from app.engine.request import LoadError
+from app.answer import Reader
+from app.engine.request import GenerationRequest, LoadError
 from app.logs import logger
 from app.metrics import Metrics
 from app.prompt import Limits
@@ -35,7 +39,8 @@ class NotReadyError(Exception):
 class Ready:
     """A loaded model with its engine."""
 
-    def __init__(self, loaded: "LoadedModel", built: "Built", settings: Settings) -> None:
+    def __init__(self, loaded: "LoadedModel", built: "Built", settings: Settings, metrics: Metrics) -> None:
+        self._metrics = metrics
         self.tokenizer = loaded.tokenizer
         self.limits = Limits(
             built.budget.context,
@@ -46,6 +51,14 @@ class Ready:
             settings,
         )
         self.engine = built.engine
+        self.invariant = built.invariant
+        self.created = int(time.time())
+
+    def ask(self, wanted: GenerationRequest, connection: socket.socket | None, stops: Sequence[str] = ()) -> Reader:
+        """Let a request in, and return the reader of its answer; see Engine.submit for what is raised, and Reader."""
+        generation = self.engine.submit(wanted)
+        self._metrics.let_in(generation.lane)
+        return Reader(generation, self.tokenizer, self._metrics, connection, stops)
 
 
 class Runtime:
@@ -96,7 +109,7 @@ class Runtime:
             loaded = load(self.settings.model, self.settings.dtype, self.settings.max_context)
             built = build(loaded, self.settings)
             self.metrics.observe_engine(built.engine, built.cache)
-            self._ready = Ready(loaded, built, self.settings)
+            self._ready = Ready(loaded, built, self.settings, self.metrics)
         except LoadError as error:
             log.error("the model cannot be loaded", reason=str(error))
             os._exit(EXIT_BOOT_FAILED)

@@ -253,6 +253,13 @@ class ChatResponse(BaseModel):
     )
 
 
+class ChatPiece(BaseModel):
+    """What one answer gained, in a stream."""
+
+    sequence: int = Field(description="number of the answer, from 0")
+    text: str = Field(description="text that follows what came before")
+
+
 class ErrorResponse(BaseModel):
     """What was wrong, what is allowed, and what to do."""
 

@@ -4,6 +4,7 @@ transformers' own keeps truncation, padding and how to read tags as state that e
 several threads fail ("Already borrowed") or read each other's setting. Here nothing changes after the start.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -26,6 +27,10 @@ class Tokenizer:
     """
 
     def __init__(self, fast: "PreTrainedTokenizerBase") -> None:
+        from transformers.convert_slow_tokenizer import (
+            bytes_to_unicode,
+        )  # takes seconds, and the model's loading has it
+
         self._fast = fast
         self._with_tags = _copy(fast.backend_tokenizer)
         self._without_tags = _copy(fast.backend_tokenizer)
@@ -33,6 +38,10 @@ class Tokenizer:
         vocabulary = self._with_tags.get_vocab()
         # Of a character that has no token, one a byte; the decoder reads all that follow each other together.
         self.byte_ids = frozenset(number for token, number in vocabulary.items() if BYTE.fullmatch(token))
+        # The letters that stand for bytes in the names of tokens, where all tokens are runs of bytes.
+        self._letters: dict[str, int] = {}
+        if json.loads(self._with_tags.to_str())["decoder"]["type"] == "ByteLevel":
+            self._letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
         added = self._with_tags.get_added_tokens_decoder()
         self.control_ids = frozenset(number for number, token in added.items() if token.special)
 
@@ -47,6 +56,15 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         """Text of token ids, without control tokens."""
         return str(self._with_tags.decode(ids, skip_special_tokens=True))
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for, which may be a part of a character; of a control token its name's."""
+        name = self._with_tags.id_to_token(token) or ""
+        if token in self.byte_ids:
+            return bytes([int(name[3:5], 16)])
+        if token not in self.control_ids and self._letters.keys() >= set(name):
+            return bytes(self._letters[letter] for letter in name)
+        return name.replace("\u2581", " ").encode()
 
     def clean_up(self, text: str) -> str:
         """Take out spaces before punctuation and in contractions; `decode` of transformers 5 no longer does."""

@@ -8,8 +8,8 @@ from flask import Response, jsonify, request
 from flask_openapi3 import APIBlueprint, Tag
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
+from werkzeug.exceptions import ServiceUnavailable
 
-from app.errors import detail
 from app.runtime import Runtime
 from app.schema import ErrorResponse
 
@@ -114,7 +114,7 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
 
 def _healthy_if_alive(runtime: Runtime) -> Response:
     if not runtime.alive:
-        return detail(503, "The engine is dead, or made no step for CHAT_STALL_SECONDS: restart the server.")
+        raise ServiceUnavailable("The engine is dead, or made no step for CHAT_STALL_SECONDS: restart the server.")
     return jsonify(status="Healthy")
 
 

@@ -1,5 +1,6 @@
 """The application as a whole: its document, its request ids."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def document(client: FlaskClient) -> dict[str, Any]:
 
 def test_the_document_holds_every_route(client: FlaskClient, document: dict[str, Any]) -> None:
     rules = {
-        (rule.rule, method.lower())
+        (re.sub("<(.*?)>", r"{\1}", rule.rule), method.lower())
         for rule in client.application.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
         if rule.endpoint not in {"static", "openapi"}

@@ -1,0 +1,162 @@
+"""OpenAI's API: chat completions, completions, models, and tokens."""
+
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any
+
+from flask import Response, g, jsonify, request
+from flask_openapi3 import APIBlueprint, Tag
+from pydantic import BaseModel, Field
+
+from app import sse
+from app.answer import Reader
+from app.openai.answer import Shape
+from app.openai.request import chat_request, check_model, completion_requests, conversation, several
+from app.openai.schema import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    OpenAIErrorResponse,
+    TokenizeRequest,
+)
+from app.prompt import RequestError
+from app.routes.body import require_object
+from app.runtime import Runtime
+
+ERRORS: dict[str | int | HTTPStatus, Any] = dict.fromkeys((400, 404, 413, 415, 429, 500, 503), OpenAIErrorResponse)
+ANSWERS: dict[str | int | HTTPStatus, Any] = {
+    200: {
+        "description": "The answer, in the shape that OpenAI's reference gives it; with stream, chunks of it",
+        "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}},
+    }
+}
+
+
+class ModelPath(BaseModel):
+    """The path of a model."""
+
+    model: str = Field(description="name of the model")
+
+
+def blueprint(runtime: Runtime) -> APIBlueprint:
+    """Build the blueprint of OpenAI's routes over `runtime`."""
+    api = APIBlueprint("openai", __name__, abp_tags=[Tag(name="openai", description="OpenAI's API")])
+
+    @api.before_request
+    def check_body() -> None:
+        runtime.ready()
+        if request.method == "POST":
+            require_object('{"messages": [{"role": "user", "content": "Hello"}]}')
+
+    @api.post(
+        "/v1/chat/completions",
+        summary="Answer a conversation",
+        operation_id="chat_completions",
+        responses=ERRORS | ANSWERS,
+    )
+    def chat_completions(body: ChatCompletionRequest) -> Response:
+        ready = runtime.ready()
+        wanted = chat_request(g.request_id, body, ready.tokenizer, ready.limits)
+        shape = Shape(True, g.request_id, runtime.settings.name, ready.tokenizer, wanted.logprobs)
+        return _answer(body, shape, [ready.ask(wanted, _connection(), body.stops)], [""])
+
+    @api.post("/v1/completions", summary="Continue a text", operation_id="completions", responses=ERRORS | ANSWERS)
+    def completions(body: CompletionRequest) -> Response:
+        ready = runtime.ready()
+        wanted = completion_requests(g.request_id, body, ready.tokenizer, ready.limits)
+        shape = Shape(False, g.request_id, runtime.settings.name, ready.tokenizer, body.logprobs)
+        readers: list[Reader] = []
+        try:
+            for each in wanted:
+                readers.append(ready.ask(each, _connection(), body.stops))
+        except Exception:
+            for reader in readers:
+                reader.generation.cancel()
+            raise
+        texts = [each if isinstance(each, str) else ready.tokenizer.decode(each) for each in several(body.prompt)]
+        return _answer(body, shape, readers, texts if body.echo else [""] * len(texts))
+
+    @api.get("/v1/models", summary="The model that is served", operation_id="models", responses=ERRORS)
+    def models() -> Response:
+        return jsonify(object="list", data=[_model(runtime)])
+
+    @api.get("/v1/models/<model>", summary="One model", operation_id="model", responses=ERRORS)
+    def model(path: ModelPath) -> Response:
+        check_model(path.model, runtime.ready().limits)
+        return jsonify(_model(runtime))
+
+    @api.post("/tokenize", summary="Turn text into token ids", operation_id="tokenize", responses=ERRORS)
+    def tokenize(body: TokenizeRequest) -> Response:
+        ready = runtime.ready()
+        check_model(body.model, ready.limits)
+        if (body.prompt is None) == (body.messages is None):
+            raise RequestError("Send either prompt or messages.")
+        if body.messages is not None:
+            ids = conversation(body.messages, ready.tokenizer, ready.limits)
+        else:
+            ids = ready.tokenizer.encode(body.prompt or "")
+        return jsonify(count=len(ids), max_model_len=ready.limits.context, tokens=ids)
+
+    @api.post("/detokenize", summary="Turn token ids into text", operation_id="detokenize", responses=ERRORS)
+    def detokenize(body: DetokenizeRequest) -> Response:
+        ready = runtime.ready()
+        check_model(body.model, ready.limits)
+        if body.tokens and max(body.tokens) >= ready.limits.vocabulary:
+            raise RequestError(
+                f"tokens has {max(body.tokens)}: the model has tokens 0 to {ready.limits.vocabulary - 1}."
+            )
+        return jsonify(prompt=ready.tokenizer.decode(body.tokens))
+
+    return api
+
+
+def _model(runtime: Runtime) -> dict[str, Any]:
+    ready = runtime.ready()
+    return {
+        "id": runtime.settings.name,
+        "object": "model",
+        "created": ready.created,
+        "owned_by": "phi3",
+        "max_model_len": ready.limits.context,
+        "answers_depend_on_company": not ready.invariant,
+    }
+
+
+def _connection() -> socket.socket | None:
+    connection: socket.socket | None = request.environ.get("gunicorn.socket")
+    return connection
+
+
+def _answer(
+    asked: ChatCompletionRequest | CompletionRequest, shape: Shape, readers: Sequence[Reader], echoed: Sequence[str]
+) -> Response:
+    """Answer what `readers` read, one a prompt, each answer to it after its text of `echoed`."""
+    g.generations = [reader.generation for reader in readers]
+    if asked.stream:
+        return sse.response(_chunks(asked, shape, readers, echoed), request.path)
+    answers = [answer for reader in readers for answer in reader.whole()]
+    before = [text for text in echoed for _ in range(asked.n)]
+    return jsonify(shape.whole(answers, before, g.generations))
+
+
+def _chunks(
+    asked: ChatCompletionRequest | CompletionRequest, shape: Shape, readers: Sequence[Reader], echoed: Sequence[str]
+) -> Iterator[str | None]:
+    usage_follows = asked.stream_options is not None and asked.stream_options.include_usage
+    for number, (reader, before) in enumerate(zip(readers, echoed, strict=True)):
+        begun: set[int] = set()
+        for piece in reader.pieces():
+            if piece is None:
+                yield None
+                continue
+            first = piece.sequence not in begun
+            begun.add(piece.sequence)
+            told = replace(piece, text=before + piece.text) if first else piece
+            index = number * asked.n + piece.sequence
+            yield sse.message(shape.chunk(index, told, first=first, usage_follows=usage_follows))
+    if usage_follows:
+        tokens = sum(len(answer.tokens) for reader in readers for answer in reader.answers)
+        yield sse.message(shape.last_chunk([reader.generation for reader in readers], tokens))
+    yield sse.message("[DONE]")
