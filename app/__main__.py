@@ -2,6 +2,7 @@
 
 import sys
 
+from app.access import KeysError
 from app.server import run
 from app.settings import SettingsError, read
 
@@ -9,10 +10,9 @@ from app.settings import SettingsError, read
 def main() -> None:
     """Read the settings and serve."""
     try:
-        settings = read(sys.argv[1:])
-    except SettingsError as error:
+        run(read(sys.argv[1:]))
+    except (SettingsError, KeysError) as error:
         sys.exit(f"python -m app: {error}")
-    run(settings)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,10 @@ from app.tokenizer import Detokenizer, Tokenizer
 POLL_SECONDS = 0.25
 
 
+class TimedOutError(Exception):
+    """An answer took longer than it may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What one sequence of an answer gained: text, the tokens since the last piece, and at its end the reason."""
@@ -42,6 +46,7 @@ class Reader:
         tokenizer: of the model.
         metrics: where the answer is counted.
         connection: to the client; an answer that nobody waits for is cancelled. None where there is none to look at.
+        seconds: that the answer may take; it is then cancelled.
         stops: texts at which a sequence ends; they are left out.
     """
 
@@ -51,9 +56,11 @@ class Reader:
         tokenizer: Tokenizer,
         metrics: Metrics,
         connection: socket.socket | None,
+        seconds: float,
         stops: Sequence[str] = (),
     ) -> None:
         self.generation = generation
+        self._seconds = seconds
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._connection = connection
@@ -78,6 +85,7 @@ class Reader:
             InvalidScoresError: see there.
             EngineError: the generation failed.
             ClientDisconnected: nobody waits for the answer any more.
+            TimedOutError: the answer took longer than it may.
         """
         yield from self._pieces(from_its_end=False)
 
@@ -85,12 +93,14 @@ class Reader:
         try:
             # Waking for every token would take the interpreter from the engine.
             while from_its_end and not self.generation.wait(POLL_SECONDS):
-                self._look_for_client()
+                self._check()
+            looked = time.monotonic()
             for event in self.generation.events(POLL_SECONDS):
-                if event is None:
-                    self._look_for_client()
-                    yield None
-                elif piece := self._read(event):
+                if time.monotonic() - looked >= POLL_SECONDS:
+                    self._check()
+                    looked = time.monotonic()
+                piece = self._read(event) if event else None
+                if piece or not event:
                     yield piece
             self._count()
         finally:
@@ -115,7 +125,13 @@ class Reader:
             return None
         return Piece(event.sequence, text, sequence.take_tokens(), sequence.answer.reason)
 
-    def _look_for_client(self) -> None:
+    def _check(self) -> None:
+        """Raise where there is no use in going on."""
+        if time.monotonic() - self.generation.submitted > self._seconds:
+            raise TimedOutError(
+                f"The answer was not complete after the {self._seconds:g} s that it may take (X-Request-Timeout, and "
+                "the server's CHAT_MAX_REQUEST_SECONDS): ask for fewer tokens, or allow more time."
+            )
         if self._connection is None:
             return
         try:

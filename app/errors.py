@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
+from app.answer import TimedOutError
 from app.engine.request import EngineError, InvalidScoresError, QueueFullError
 from app.logs import logger
 from app.openai import schema as openai
@@ -51,8 +52,8 @@ def respond(error: Exception) -> Response:
         for name, value in error.get_headers():
             if name in {"Allow", "Retry-After", "WWW-Authenticate"}:
                 response.headers[name] = value
-    if status == 500:
-        # OpenAI's clients then do not send it again: what broke a step once would break the next.
+    if status in {500, 504}:
+        # OpenAI's clients then do not send it again: what broke a step, or took too long, would do so again.
         response.headers["x-should-retry"] = "false"
     return response
 
@@ -69,6 +70,8 @@ def told(error: Exception, path: str) -> tuple[int, dict[str, Any]]:
             status, text = 429, str(error)
         case NotReadyError():
             status, text = 503, str(error)
+        case TimedOutError():
+            status, text = 504, str(error)
         case EngineError():
             status, text = 500, str(error)
         case ClientDisconnected():

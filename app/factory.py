@@ -10,7 +10,8 @@ from flask import Request, Response, g, jsonify, request
 from flask_openapi3 import Info, OpenAPI
 from werkzeug.exceptions import BadRequest
 
-from app import __version__, errors
+from app import __version__, access, errors
+from app.access import Keys
 from app.engine.request import Generation
 from app.logs import logger
 from app.routes import chat, openai, operations
@@ -31,8 +32,8 @@ class JsonRequest(Request):
         raise BadRequest(f"The body is not valid JSON: {e}.")
 
 
-def create_app(runtime: Runtime) -> OpenAPI:
-    """Build the Flask application that serves `runtime`."""
+def create_app(runtime: Runtime, keys: Keys | None = None) -> OpenAPI:
+    """Build the Flask application that serves `runtime`, to those who have one of `keys` where there are such."""
     app = OpenAPI(
         "app",
         info=Info(
@@ -60,6 +61,8 @@ def create_app(runtime: Runtime) -> OpenAPI:
         g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         g.started = time.monotonic()
         structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+    access.guard(app, keys, runtime.settings.cors_origins)
 
     @app.after_request
     def end(response: Response) -> Response:

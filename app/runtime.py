@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from app.answer import Reader
@@ -54,11 +54,13 @@ class Ready:
         self.invariant = built.invariant
         self.created = int(time.time())
 
-    def ask(self, wanted: GenerationRequest, connection: socket.socket | None, stops: Sequence[str] = ()) -> Reader:
+    def ask(
+        self, wanted: GenerationRequest, connection: socket.socket | None, seconds: float, stops: Sequence[str] = ()
+    ) -> Reader:
         """Let a request in, and return the reader of its answer; see Engine.submit for what is raised, and Reader."""
         generation = self.engine.submit(wanted)
         self._metrics.let_in(generation.lane)
-        return Reader(generation, self.tokenizer, self._metrics, connection, stops)
+        return Reader(generation, self.tokenizer, self._metrics, connection, seconds, stops)
 
 
 class Runtime:
@@ -68,11 +70,13 @@ class Runtime:
         self.settings = settings
         self.metrics = metrics
         self._ready: Ready | None = None
-        self._draining = False
+        self._draining = threading.Event()
+        self._drained: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Begin to load; the process ends with EXIT_BOOT_FAILED where that fails."""
         threading.Thread(target=self._load, name="load", daemon=True).start()
+        threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
     def ready(self) -> Ready:
         """Return the loaded model.
@@ -80,7 +84,7 @@ class Runtime:
         Raises:
             NotReadyError: it is loading, or the server is stopping.
         """
-        if self._draining:
+        if self._draining.is_set():
             raise NotReadyError("The server is stopping: send the request to another one.", 1)
         if self._ready is None:
             raise NotReadyError("The model is loading: try again later.", 5)
@@ -96,9 +100,22 @@ class Runtime:
         """Whether the engine, once there, lives and gets on with its work."""
         return self._ready is None or self._ready.engine.alive
 
-    def drain(self) -> None:
-        """Take no new requests; those let in are served to their end. Safe in a signal handler."""
-        self._draining = True
+    def drain(self, drained: Callable[[], None]) -> None:
+        """Take no new requests, and call `drained` when those let in have ended. Safe in a signal handler.
+
+        What has not ended after CHAT_DRAIN_SECONDS is ended.
+        """
+        self._drained = drained
+        self._draining.set()
+
+    def _drain(self) -> None:
+        self._draining.wait()
+        end = time.monotonic() + self.settings.drain_seconds
+        while self._ready and self._ready.engine.busy and time.monotonic() < end:
+            time.sleep(0.05)
+        if self._ready:
+            self._ready.engine.end(NotReadyError("The server stopped before the answer was complete: ask again.", 1))
+        self._drained()
 
     def _load(self) -> None:
         try:

@@ -9,11 +9,14 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
 
 from app import logs
+from app.access import Keys
 from app.factory import create_app
 from app.metrics import Metrics
 from app.runtime import Runtime
 from app.settings import Settings
 
+# Seconds that answers which are ended at CHAT_DRAIN_SECONDS have to reach their clients.
+LAST_WORDS_SECONDS = 5
 # Threads beyond the requests that admission lets in, so that health checks and refusals always find one.
 SPARE_THREADS = 16
 
@@ -32,16 +35,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     runtime: Runtime
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Take no new work on SIGTERM; gunicorn then waits for the running requests."""
-        self.runtime.drain()
-        super().handle_exit(sig, frame)
+        """On SIGTERM go on listening, so that new requests are told to go elsewhere, until those let in have ended."""
+        stop = super().handle_exit
+        self.runtime.drain(lambda: stop(sig, frame))
 
 
 class Server(BaseApplication):  # type: ignore[misc]
     """The gunicorn application for `settings`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, keys: Keys | None) -> None:
         self._settings = settings
+        self._keys = keys
         super().__init__()
 
     def load_config(self) -> None:
@@ -55,7 +59,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_class": "app.server.Worker",
             "threads": threads,
             "worker_connections": 2 * threads,
-            "graceful_timeout": settings.drain_seconds,
+            "graceful_timeout": settings.drain_seconds + LAST_WORDS_SECONDS,
             "control_socket_disable": True,
             "logger_class": "app.server.Logger",
         }.items():
@@ -65,14 +69,15 @@ class Server(BaseApplication):  # type: ignore[misc]
         """Build the application in the worker process, and begin to load the model."""
         runtime = Runtime(self._settings, Metrics(self._settings.name))
         Worker.runtime = runtime
-        app = create_app(runtime)
+        app = create_app(runtime, self._keys)
         runtime.start()
         return app
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT; raises KeysError where the API keys cannot be read."""
+    keys = Keys(settings.api_keys_file) if settings.api_keys_file else None
     # On a CPU that others use too, torch's threads that spin while they wait hold each other up.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logs.configure(settings.log_level)
-    Server(settings).run()
+    Server(settings, keys).run()

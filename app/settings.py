@@ -59,6 +59,15 @@ class Settings(BaseModel):
     max_list: int = Field(1_024, ge=1, description="token ids in one list of a request")
     max_messages: int = Field(1_024, ge=1, description="messages in one request")
     max_body: int = Field(2 * 1024 * 1024, ge=1024, description="bytes of one request's body")
+    max_request_seconds: float = Field(
+        3600, gt=0, description="seconds that one request may take, waiting included; X-Request-Timeout asks for less"
+    )
+    api_keys_file: Path | None = Field(
+        None, description="file of API keys, one a line, read again when it changes; default: none are asked for"
+    )
+    cors_origins: str = Field(
+        "", description="origins whose pages may ask from a browser, separated by commas; * is any; default: none"
+    )
     drain_seconds: int = Field(30, ge=0, le=3600, description="seconds that running requests get to finish on SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 

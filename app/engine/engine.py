@@ -49,6 +49,7 @@ class Engine:
         self._stall_seconds = stall_seconds
         self._lock = threading.Lock()
         self._seconds_per_request = 1.0
+        self._generations: set[Generation] = set()
 
     def submit(self, request: GenerationRequest) -> Generation:
         """Queue `request` and return its answer, which fills as it is generated.
@@ -69,8 +70,22 @@ class Engine:
                 )
             if not self.lanes[lane].alive:
                 raise failure()
+            self._generations.add(generation)
             self.lanes[lane].submit(generation)
         return generation
+
+    def end(self, error: Exception) -> None:
+        """End every request that runs or waits with `error`."""
+        with self._lock:
+            generations = list(self._generations)
+        for generation in generations:
+            generation.cancel()
+            generation.end(error)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request runs or waits."""
+        return bool(self._generations)
 
     @property
     def running(self) -> int:
@@ -88,6 +103,7 @@ class Engine:
         return all(lane.alive and lane.idle_seconds < self._stall_seconds for lane in self.lanes.values())
 
     def _ended(self, generation: Generation) -> None:
+        self._generations.discard(generation)
         if generation.started is not None:
             seconds = time.monotonic() - generation.started
             self._seconds_per_request += 0.2 * (seconds - self._seconds_per_request)

@@ -146,6 +146,7 @@ class Generation:
     _events: "queue.SimpleQueue[Event | Exception | None]" = field(default_factory=queue.SimpleQueue)
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _ended: threading.Event = field(default_factory=threading.Event)
+    _first_end: threading.Lock = field(default_factory=threading.Lock)
     _stopped: set[int] = field(default_factory=set)
 
     def put(self, event: Event) -> None:
@@ -156,8 +157,8 @@ class Generation:
         self._events.put(event)
 
     def end(self, error: Exception | None) -> None:
-        """End the answer, with an error unless that is None (lane's side); only the first call counts."""
-        if not self._ended.is_set():
+        """End the answer, with an error unless that is None; from any thread, and only the first call counts."""
+        if self._first_end.acquire(blocking=False):
             self.on_end(self)
             self._events.put(error)
             self._ended.set()

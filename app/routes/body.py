@@ -1,4 +1,6 @@
-"""The body of a request, before its fields are looked at."""
+"""What a request brings beside its fields."""
+
+import socket
 
 from flask import request
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
@@ -15,3 +17,23 @@ def require_object(example: str) -> None:
         raise BadRequest("The body is nested too deeply.") from None
     if not isinstance(body, dict):
         raise BadRequest(f"The body must be a JSON object, such as {example}.")
+
+
+def connection() -> socket.socket | None:
+    """The connection to the client, where the server tells it."""
+    found: socket.socket | None = request.environ.get("gunicorn.socket")
+    return found
+
+
+def seconds(most: float) -> float:
+    """How long the answer may take: what X-Request-Timeout asks for, and `most` at most; raises BadRequest."""
+    given = request.headers.get("X-Request-Timeout")
+    if given is None:
+        return most
+    try:
+        wanted = float(given)
+    except ValueError:
+        wanted = 0.0
+    if not wanted > 0:
+        raise BadRequest(f"X-Request-Timeout is {given[:100]!r}: it should be a number of seconds above 0.")
+    return min(wanted, most)

@@ -10,7 +10,7 @@ from app import sse
 from app.answer import Answer, Reader
 from app.engine.request import GenerationRequest
 from app.prompt import RequestError, generation_request
-from app.routes.body import require_object
+from app.routes.body import connection, require_object, seconds
 from app.runtime import Runtime
 from app.schema import (
     AnswerDetails,
@@ -30,8 +30,9 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
 
     @chat_api.before_request
     def check_body() -> None:
-        runtime.ready()
-        require_object('{"prompt": "<|user|>Hello<|end|><|assistant|>"}')
+        if request.method == "POST":
+            runtime.ready()
+            require_object('{"prompt": "<|user|>Hello<|end|><|assistant|>"}')
 
     @chat_api.post(
         "/chat",
@@ -40,12 +41,14 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
         responses={
             200: ChatResponse,
             400: ErrorResponse,
+            401: ErrorResponse,
             413: ErrorResponse,
             415: ErrorResponse,
             422: FieldErrorResponse,
             429: ErrorResponse,
             500: ErrorResponse,
             503: ErrorResponse,
+            504: ErrorResponse,
         },
     )
     def chat(body: ChatRequest) -> Response:
@@ -56,7 +59,7 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
             )
         ready = runtime.ready()
         wanted = generation_request(g.request_id, body, ready.tokenizer, ready.limits)
-        reader = ready.ask(wanted, request.environ.get("gunicorn.socket"))
+        reader = ready.ask(wanted, connection(), seconds(runtime.settings.max_request_seconds))
         g.generations = [reader.generation]
         if streamed:
             return sse.response(_messages(body, wanted, reader, ready.tokenizer), request.path)

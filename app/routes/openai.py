@@ -1,6 +1,5 @@
 """OpenAI's API: chat completions, completions, models, and tokens."""
 
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from http import HTTPStatus
@@ -22,10 +21,12 @@ from app.openai.schema import (
     TokenizeRequest,
 )
 from app.prompt import RequestError
-from app.routes.body import require_object
+from app.routes.body import connection, require_object, seconds
 from app.runtime import Runtime
 
-ERRORS: dict[str | int | HTTPStatus, Any] = dict.fromkeys((400, 404, 413, 415, 429, 500, 503), OpenAIErrorResponse)
+ERRORS: dict[str | int | HTTPStatus, Any] = dict.fromkeys(
+    (400, 401, 404, 413, 415, 429, 500, 503, 504), OpenAIErrorResponse
+)
 ANSWERS: dict[str | int | HTTPStatus, Any] = {
     200: {
         "description": "The answer, in the shape that OpenAI's reference gives it; with stream, chunks of it",
@@ -46,8 +47,8 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
 
     @api.before_request
     def check_body() -> None:
-        runtime.ready()
         if request.method == "POST":
+            runtime.ready()
             require_object('{"messages": [{"role": "user", "content": "Hello"}]}')
 
     @api.post(
@@ -60,7 +61,8 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
         ready = runtime.ready()
         wanted = chat_request(g.request_id, body, ready.tokenizer, ready.limits)
         shape = Shape(True, g.request_id, runtime.settings.name, ready.tokenizer, wanted.logprobs)
-        return _answer(body, shape, [ready.ask(wanted, _connection(), body.stops)], [""])
+        reader = ready.ask(wanted, connection(), seconds(runtime.settings.max_request_seconds), body.stops)
+        return _answer(body, shape, [reader], [""])
 
     @api.post("/v1/completions", summary="Continue a text", operation_id="completions", responses=ERRORS | ANSWERS)
     def completions(body: CompletionRequest) -> Response:
@@ -68,9 +70,10 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
         wanted = completion_requests(g.request_id, body, ready.tokenizer, ready.limits)
         shape = Shape(False, g.request_id, runtime.settings.name, ready.tokenizer, body.logprobs)
         readers: list[Reader] = []
+        most = seconds(runtime.settings.max_request_seconds)
         try:
             for each in wanted:
-                readers.append(ready.ask(each, _connection(), body.stops))
+                readers.append(ready.ask(each, connection(), most, body.stops))
         except Exception:
             for reader in readers:
                 reader.generation.cancel()
@@ -122,11 +125,6 @@ def _model(runtime: Runtime) -> dict[str, Any]:
         "max_model_len": ready.limits.context,
         "answers_depend_on_company": not ready.invariant,
     }
-
-
-def _connection() -> socket.socket | None:
-    connection: socket.socket | None = request.environ.get("gunicorn.socket")
-    return connection
 
 
 def _answer(

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from werkzeug.exceptions import ClientDisconnected
 
 from app import answer
-from app.answer import Reader
+from app.answer import Reader, TimedOutError
 from app.engine.request import EngineError, Finished, FinishReason, Generation, Token
 from app.metrics import Metrics
 from app.tokenizer import Tokenizer
@@ -40,7 +40,7 @@ def say(running: Generation, tokenizer: Tokenizer, text: str, reason: FinishReas
 def test_the_pieces_are_the_whole(running: Generation, tokenizer: Tokenizer, metrics: Metrics) -> None:
     say(running, tokenizer, "One two three", "stop")
     running.end(None)
-    reader = Reader(running, tokenizer, metrics, None)
+    reader = Reader(running, tokenizer, metrics, None, 60)
     pieces = [piece for piece in reader.pieces() if piece]
     assert [piece.text for piece in pieces] == ["One", " two", " three", ""]
     assert [piece.reason for piece in pieces] == [None, None, None, "stop"]
@@ -67,7 +67,7 @@ def test_a_stop_ends_the_text_before_it(
 ) -> None:
     say(running, tokenizer, "One two three")
     running.end(None)
-    reader = Reader(running, tokenizer, metrics, None, stops)
+    reader = Reader(running, tokenizer, metrics, None, 60, stops)
     pieces = [piece for piece in reader.pieces() if piece]
     assert "".join(piece.text for piece in pieces) == text
     (whole,) = reader.answers
@@ -78,7 +78,7 @@ def test_a_stop_ends_the_text_before_it(
 
 def test_a_stop_ends_its_own_sequence_alone(running: Generation, tokenizer: Tokenizer, metrics: Metrics) -> None:
     say(running, tokenizer, "One two three", number=1)
-    reader = Reader(running, tokenizer, metrics, None, [" two"])
+    reader = Reader(running, tokenizer, metrics, None, 60, [" two"])
     pieces = reader.pieces()
     assert [next(pieces), next(pieces)][1] is not None
     assert (running.wanted(0), running.wanted(1)) == (True, False)
@@ -91,7 +91,7 @@ def test_a_stop_ends_its_own_sequence_alone(running: Generation, tokenizer: Toke
 def test_nothing_of_a_stop_is_shown_before_it_is_complete(
     running: Generation, tokenizer: Tokenizer, metrics: Metrics
 ) -> None:
-    reader = Reader(running, tokenizer, metrics, None, ["two three five"])
+    reader = Reader(running, tokenizer, metrics, None, 60, ["two three five"])
     pieces = reader.pieces()
     for token in tokenizer.encode("One two three"):
         running.put(Token(0, token))
@@ -112,7 +112,7 @@ def test_a_failure_reaches_the_reader_and_ends_the_generation(
     running.put(Token(0, 7))
     running.end(EngineError("It broke."))
     with pytest.raises(EngineError, match="It broke"):
-        Reader(running, tokenizer, metrics, None).whole()
+        Reader(running, tokenizer, metrics, None, 60).whole()
     assert running.cancelled
 
 
@@ -123,7 +123,7 @@ def test_an_answer_that_nobody_waits_for_is_cancelled(
     monkeypatch.setattr(answer, "POLL_SECONDS", 0.01)
     here, there = socket.socketpair()
     with here, there:
-        reader = Reader(running, tokenizer, metrics, here)
+        reader = Reader(running, tokenizer, metrics, here, 60)
         there.sendall(b"more")
         pieces = reader.pieces()
         assert next(pieces) is None
@@ -137,7 +137,7 @@ def test_an_answer_that_nobody_waits_for_is_cancelled(
 def test_what_an_answer_took_is_counted_once(running: Generation, tokenizer: Tokenizer, metrics: Metrics) -> None:
     say(running, tokenizer, "One two three", "stop")
     running.end(None)
-    Reader(running, tokenizer, metrics, None).whole()
+    Reader(running, tokenizer, metrics, None, 60).whole()
     text = metrics.text().decode()
     for line in (
         'vllm:prompt_tokens_total{engine="0",model_name="demo"} 2.0',
@@ -146,3 +146,15 @@ def test_what_an_answer_took_is_counted_once(running: Generation, tokenizer: Tok
         'vllm:time_to_first_token_seconds_count{engine="0",model_name="demo"} 1.0',
     ):
         assert line in text
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_that_takes_too_long_is_cancelled(
+    running: Generation, tokenizer: Tokenizer, metrics: Metrics, streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer, "POLL_SECONDS", 0.01)
+    running.put(Token(0, 7))
+    reader = Reader(running, tokenizer, metrics, None, 0.05)
+    with pytest.raises(TimedOutError, match=r"0\.05 s"):
+        list(reader.pieces()) if streamed else reader.whole()
+    assert running.cancelled

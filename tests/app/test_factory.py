@@ -56,7 +56,7 @@ def test_the_document_tells_every_field_with_meaning_default_and_range(document:
 
 def test_the_document_tells_every_error_of_chat(document: dict[str, Any]) -> None:
     assert set(document["paths"]["/chat"]["post"]["responses"]) == {
-        *("200", "400", "413", "415", "422", "429", "500", "503"),
+        *("200", "400", "401", "413", "415", "422", "429", "500", "503", "504"),
     }
     assert "422" not in document["paths"]["/livez"]["get"]["responses"]
 

@@ -24,7 +24,7 @@ def test_a_server_that_loads_says_so_and_when_to_come_back(runtime: Runtime) -> 
 
 
 def test_a_server_that_drains_says_so(runtime: Runtime) -> None:
-    runtime.drain()
+    runtime.drain(lambda: None)
     with pytest.raises(NotReadyError, match="stopping"):
         runtime.ready()
 

@@ -90,10 +90,60 @@ def test_a_server_told_to_stop_finishes_what_runs_and_refuses_the_rest(busy: Ser
         refused = kept.get("/readyz")
         assert refused.status_code == 503
         assert "Retry-After" in refused.headers
+        refused = httpx.get(f"{busy.url}/readyz")
+        assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
         answer = running.result()
         assert answer.status_code == 200
         assert answer.json()["Details"][0]["completion_tokens"] == 60
         assert stopped.result() == 0
+
+
+def stream(server: Server, tokens: int) -> str:
+    """Everything that a stream of so many tokens brings."""
+    body = {"prompt": "Hello", "generate_kwargs": {"max_new_tokens": tokens, "min_new_tokens": tokens}}
+    with httpx.Client(timeout=300) as client:
+        return client.post(f"{server.url}/chat", json=body, headers={"Accept": "text/event-stream"}).text
+
+
+def test_streams_are_complete_when_the_server_is_told_to_stop(busy: Server) -> None:
+    with concurrent.futures.ThreadPoolExecutor(17) as pool:
+        streams = [pool.submit(stream, busy, 30) for _ in range(16)]
+        wait_for(lambda: load(busy) == (16, 0))
+        assert pool.submit(busy.stop).result() == 0
+        texts = [one.result() for one in streams]
+    assert all("\n\nevent: result\ndata: " in text for text in texts)
+
+
+def test_streams_beyond_the_time_to_drain_end_with_an_error(tiny_model: Path) -> None:
+    with running(tiny_model, "--drain-seconds", "1") as server, concurrent.futures.ThreadPoolExecutor() as pool:
+        streams = [pool.submit(stream, server, 8000) for _ in range(4)]
+        wait_for(lambda: load(server) == (4, 0))
+        assert pool.submit(server.stop).result() == 0
+        texts = [one.result() for one in streams]
+    for text in texts:
+        assert text.rstrip().rsplit("\n\n", 1)[1].startswith('event: error\ndata: {"detail": "The server stopped')
+
+
+def test_clients_that_leave_after_the_first_token_leave_nothing_behind(tiny_model: Path) -> None:
+    with running(tiny_model, "--max-queue", "100") as server:
+        before = server.metric("vllm:generation_tokens_total")
+
+        def leave(_: int) -> None:
+            body = {"prompt": "Hello", "generate_kwargs": {"max_new_tokens": 8000, "min_new_tokens": 8000}}
+            headers = {"Accept": "text/event-stream"}
+            with (
+                httpx.Client(timeout=300) as client,
+                client.stream("POST", f"{server.url}/chat", json=body, headers=headers) as response,
+            ):
+                next(response.iter_lines())
+
+        with concurrent.futures.ThreadPoolExecutor(100) as pool:
+            list(pool.map(leave, range(100)))
+        left = time.monotonic()
+        wait_for(lambda: load(server) == (0, 0))
+        print(f"nothing ran {time.monotonic() - left:.2f} s after 100 clients had left")
+        assert server.metric("vllm:kv_cache_usage_perc") == 0
+        assert server.metric("vllm:generation_tokens_total") - before < 100 * 8000
 
 
 def test_a_worker_that_is_killed_is_replaced(tiny_model: Path) -> None:
