@@ -51,6 +51,7 @@ class Ready:
             settings,
         )
         self.engine = built.engine
+        self.grammars = built.grammars
         self.invariant = built.invariant
         self.created = int(time.time())
 

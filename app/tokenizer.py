@@ -40,7 +40,7 @@ class Tokenizer:
         self.byte_ids = frozenset(number for token, number in vocabulary.items() if BYTE.fullmatch(token))
         # The letters that stand for bytes in the names of tokens, where all tokens are runs of bytes.
         self._letters: dict[str, int] = {}
-        if json.loads(self._with_tags.to_str())["decoder"]["type"] == "ByteLevel":
+        if json.loads(self.to_json())["decoder"]["type"] == "ByteLevel":
             self._letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
         added = self._with_tags.get_added_tokens_decoder()
         self.control_ids = frozenset(number for number, token in added.items() if token.special)
@@ -56,6 +56,10 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         """Text of token ids, without control tokens."""
         return str(self._with_tags.decode(ids, skip_special_tokens=True))
+
+    def to_json(self) -> str:
+        """The tokenizer in the format of tokenizer.json."""
+        return str(self._with_tags.to_str())
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for, which may be a part of a character; of a control token its name's."""

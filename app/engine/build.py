@@ -6,6 +6,7 @@ from app.engine.batched import BatchedLane
 from app.engine.cache import KeyValueCache
 from app.engine.decoder import Decoder
 from app.engine.engine import Engine
+from app.engine.grammar import Grammars
 from app.engine.invariance import invariant
 from app.engine.load import LoadedModel
 from app.engine.memory import GIB, Budget, budget
@@ -26,12 +27,14 @@ class Built:
         engine: takes requests.
         cache: of the batched lane.
         budget: how the memory was divided.
+        grammars: makes forms of answers.
         invariant: whether answers are the same to the last bit in any company.
     """
 
     engine: Engine
     cache: KeyValueCache
     budget: Budget
+    grammars: Grammars
     invariant: bool
 
 
@@ -78,4 +81,5 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
     engine = Engine(
         lane, SerialLane(BeamSearch(model)), settings.max_concurrency, settings.max_queue, settings.stall_seconds
     )
-    return Built(engine, cache, memory, same or settings.deterministic)
+    grammars = Grammars(loaded.tokenizer.to_json(), loaded.vocabulary, loaded.eos_token_ids)
+    return Built(engine, cache, memory, grammars, same or settings.deterministic)

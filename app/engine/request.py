@@ -5,9 +5,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from app.schema import GenerateKwargs
+
+if TYPE_CHECKING:
+    from app.engine.grammar import Form
 
 FinishReason = Literal["stop", "length"]
 
@@ -57,6 +60,7 @@ class GenerationRequest:
         logit_bias: added to the scores of tokens, by token id.
         presence_penalty: taken from the score of each token that the answer has.
         frequency_penalty: likewise, for each time that it has it.
+        form: that the answer has to have; None is any.
     """
 
     id: str
@@ -70,6 +74,7 @@ class GenerationRequest:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    form: "Form | None" = None
 
     @property
     def max_new_tokens(self) -> int:

@@ -64,6 +64,7 @@ class Chooser:
         self._bias = torch.tensor(list(request.logit_bias.values()), device=model.device)
         self._biased = torch.tensor(list(request.logit_bias), dtype=torch.long, device=model.device)
         self._penalties = (request.presence_penalty, request.frequency_penalty)
+        self._form = request.form.begin() if request.form else None
         self._counts: Counter[int] = Counter()  # of the answer's tokens, where a penalty needs them
         # Filled as the sequence grows, for processors that look back.
         self._history = torch.empty(0, dtype=torch.long)
@@ -72,7 +73,7 @@ class Chooser:
             self._history[: self._prompt_length] = torch.tensor(self.ids)
 
     def process(self, scores: torch.Tensor) -> torch.Tensor:
-        """Apply what is the sequence's own to scores of shape (1, vocabulary)."""
+        """Apply what is the sequence's own to scores of shape (1, vocabulary); raises InvalidScoresError."""
         if len(self._biased):
             scores = scores.index_add(1, self._biased, self._bias[None])
         if self._counts:
@@ -84,7 +85,7 @@ class Chooser:
             scores = self._ngrams.ban(scores)
         if self._processors:
             scores = self._processors(self._history[None, : len(self.ids)], scores)
-        return scores
+        return self._form.exclude(scores) if self._form else scores
 
     def uniform(self) -> float:
         """The number in [0, 1) that decides the next draw."""
@@ -99,18 +100,24 @@ class Chooser:
             self._counts[token] += 1
         if self._ngrams:
             self._ngrams.append(token)
+        if self._form:
+            self._form.append(token)
 
 
 def choose(logits: torch.Tensor, choosers: Sequence[Chooser]) -> list[Choice | InvalidScoresError]:
     """Choose a token for each row of `logits`, shape (sequences, vocabulary), which may be changed."""
     groups: dict[tuple[float | None, ...] | None, list[int]] = defaultdict(list)
+    choices: dict[int, Choice | InvalidScoresError] = {}
     told = {row: logits[row].clone() for row, chooser in enumerate(choosers) if chooser.logprobs is not None}
     for row, chooser in enumerate(choosers):
-        logits[row : row + 1] = chooser.process(logits[row : row + 1])
-        groups[chooser.draw].append(row)
-    choices: dict[int, Choice | InvalidScoresError] = {}
+        try:
+            logits[row : row + 1] = chooser.process(logits[row : row + 1])
+        except InvalidScoresError as error:
+            choices[row] = error
+        else:
+            groups[chooser.draw].append(row)
     for draw, rows in groups.items():
-        scores = logits[rows] if len(groups) > 1 else logits
+        scores = logits[rows] if len(rows) < len(logits) else logits
         scores = choosers[rows[0]].warpers(None, scores)
         if draw is None:
             tokens = scores.argmax(-1).tolist()

@@ -1,12 +1,25 @@
 """From a valid request of OpenAI's API to those that the engine can run."""
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 from werkzeug.exceptions import NotFound
 
 from app.engine.request import GenerationRequest
-from app.openai.schema import ChatCompletionRequest, ChatMessage, CompletionRequest
+from app.openai.schema import (
+    ChatCompletionRequest,
+    ChatMessage,
+    CompletionRequest,
+    JsonObject,
+    JsonSchemaFormat,
+    ResponseFormat,
+)
 from app.prompt import Limits, RequestError, encode_messages
 from app.schema import GenerateKwargs, Message
 from app.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from app.engine.grammar import Form, Grammars
 
 # Tokens of an answer where the request does not say; room for them is kept free in the cache.
 DEFAULT_MAX_TOKENS = 4096
@@ -20,7 +33,7 @@ def check_model(name: str | None, limits: Limits) -> None:
 
 
 def chat_request(
-    request_id: str, asked: ChatCompletionRequest, tokenizer: Tokenizer, limits: Limits
+    request_id: str, asked: ChatCompletionRequest, tokenizer: Tokenizer, limits: Limits, grammars: "Grammars"
 ) -> GenerationRequest:
     """Build what the engine runs for a conversation.
 
@@ -39,7 +52,19 @@ def chat_request(
         )
     prompt = conversation(asked.messages, tokenizer, limits)
     logprobs = asked.top_logprobs or 0 if asked.logprobs else None
-    return _request(request_id, prompt, asked, asked.max_completion_tokens or asked.max_tokens, logprobs, limits)
+    wanted = _request(request_id, prompt, asked, asked.max_completion_tokens or asked.max_tokens, logprobs, limits)
+    return replace(wanted, form=_form(asked.response_format, grammars))
+
+
+def _form(wanted: ResponseFormat | None, grammars: "Grammars") -> "Form | None":
+    if isinstance(wanted, JsonObject):
+        return grammars.json({"type": "object"})
+    if isinstance(wanted, JsonSchemaFormat):
+        try:
+            return grammars.json(wanted.json_schema.schema_)
+        except ValueError as error:
+            raise RequestError(str(error), "response_format") from None
+    return None
 
 
 def completion_requests(

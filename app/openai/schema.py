@@ -37,6 +37,37 @@ class ChatMessage(_Strict):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
+class FreeText(_Strict):
+    """Any answer."""
+
+    type: Literal["text"]
+
+
+class JsonObject(_Strict):
+    """A JSON object of any kind."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchema(_Strict):
+    """A schema, and labels of the caller's own without effect."""
+
+    name: Text
+    description: Text | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema", description="JSON schema, draft 2020-12")
+    strict: bool | None = Field(None, description="answers follow the schema in any case")
+
+
+class JsonSchemaFormat(_Strict):
+    """A JSON document that a schema allows."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[FreeText | JsonObject | JsonSchemaFormat, Field(discriminator="type")]
+
+
 class StreamOptions(_Strict):
     """What a stream tells beside the answer."""
 
@@ -104,19 +135,15 @@ class ChatCompletionRequest(_Generating):
     store: Literal[False] = Field(False, description="nothing is stored")
     service_tier: Literal["auto", "default"] = Field("auto", description="there is one")
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] = Field(["text"], description="answers are text")
-    response_format: "ResponseFormat | None" = Field(None, description="answers are free text")
+    response_format: ResponseFormat | None = Field(
+        None, description="form of the answer: text, json_object, or json_schema with a schema that it follows"
+    )
     tool_choice: Literal["none"] = Field("none", description="no tools are called")
     safety_identifier: Text | None = Field(None, description="a label of the caller's own, without effect")
     prompt_cache_key: Text | None = Field(
         None,
         description="a label of the caller's own, without effect: beginnings of prompts are shared by what they say",
     )
-
-
-class ResponseFormat(_Strict):
-    """The form of the answer."""
-
-    type: Literal["text"] = Field(description="free text")
 
 
 class CompletionRequest(_Generating):

@@ -59,7 +59,7 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
     )
     def chat_completions(body: ChatCompletionRequest) -> Response:
         ready = runtime.ready()
-        wanted = chat_request(g.request_id, body, ready.tokenizer, ready.limits)
+        wanted = chat_request(g.request_id, body, ready.tokenizer, ready.limits, ready.grammars)
         shape = Shape(True, g.request_id, runtime.settings.name, ready.tokenizer, wanted.logprobs)
         reader = ready.ask(wanted, connection(), seconds(runtime.settings.max_request_seconds), body.stops)
         return _answer(body, shape, [reader], [""])

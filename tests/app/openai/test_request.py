@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 from werkzeug.exceptions import NotFound
 
+from app.engine.grammar import Grammars
 from app.openai.request import chat_request, check_model, completion_requests, conversation, several
 from app.openai.schema import ChatCompletionRequest, ChatMessage, CompletionRequest
 from app.prompt import Limits, RequestError
@@ -19,6 +20,15 @@ LIMITS = Limits(512, 49152, (0, 2), 0, 0, Settings(model=Path(), name="demo", ma
 @pytest.fixture(scope="module")
 def tokenizer(demo: Path) -> Tokenizer:
     return Tokenizer(AutoTokenizer.from_pretrained(demo))
+
+
+@pytest.fixture(scope="module")
+def grammars(tokenizer: Tokenizer) -> Grammars:
+    return Grammars(tokenizer.to_json(), LIMITS.vocabulary, LIMITS.eos_token_ids)
+
+
+def schema(content: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": content}}
 
 
 def chat(**fields: Any) -> ChatCompletionRequest:
@@ -44,8 +54,9 @@ def test_no_role_is_dropped(tokenizer: Tokenizer) -> None:
     )
 
 
-def test_what_is_not_asked_for_has_openais_defaults(tokenizer: Tokenizer) -> None:
-    wanted = chat_request("id", chat(), tokenizer, LIMITS)
+def test_what_is_not_asked_for_has_openais_defaults(tokenizer: Tokenizer, grammars: Grammars) -> None:
+    wanted = chat_request("id", chat(), tokenizer, LIMITS, grammars)
+    assert wanted.form is None
     assert wanted.max_length == 512
     assert wanted.eos_token_ids == (0, 2)
     assert wanted.logprobs is None
@@ -53,7 +64,7 @@ def test_what_is_not_asked_for_has_openais_defaults(tokenizer: Tokenizer) -> Non
     assert (kwargs.sampled, kwargs.temperature, kwargs.top_k, kwargs.top_p, kwargs.seed) == (True, 1, 0, 1, None)
 
 
-def test_what_is_asked_for_arrives(tokenizer: Tokenizer) -> None:
+def test_what_is_asked_for_arrives(tokenizer: Tokenizer, grammars: Grammars) -> None:
     asked = chat(
         max_completion_tokens=7,
         n=3,
@@ -65,7 +76,7 @@ def test_what_is_asked_for_arrives(tokenizer: Tokenizer) -> None:
         presence_penalty=1,
         frequency_penalty=-1,
     )
-    wanted = chat_request("id", asked, tokenizer, LIMITS)
+    wanted = chat_request("id", asked, tokenizer, LIMITS, grammars)
     assert wanted.max_new_tokens == 7
     assert (wanted.logprobs, wanted.logit_bias) == (0, {5: -100, 17: 2.5})
     assert (wanted.presence_penalty, wanted.frequency_penalty) == (1, -1)
@@ -87,15 +98,24 @@ def test_what_is_asked_for_arrives(tokenizer: Tokenizer) -> None:
         ({"logit_bias": {"1": 1, "2": 1, "3": 1, "4": 1}}, "logit_bias", "CHAT_MAX_LIST allows 3"),
         ({"messages": [{"role": "user", "content": "x"}] * 5}, "messages", "CHAT_MAX_MESSAGES allows 4"),
         ({"messages": [{"role": "user", "content": "word " * 600}]}, None, "the context 512"),
+        ({"response_format": schema({"type": "strin"})}, "response_format", "Invalid type: strin"),
+        ({"response_format": schema({"type": "object", "unevaluatedProperties": False})}, "response_format", "uneval"),
+        ({"response_format": schema({"$ref": "#/$defs/none"})}, "response_format", "does not exist"),
     ],
     ids=str,
 )
 def test_what_cannot_work_is_refused_in_words(
-    tokenizer: Tokenizer, fields: dict[str, Any], field: str | None, said: str
+    tokenizer: Tokenizer, grammars: Grammars, fields: dict[str, Any], field: str | None, said: str
 ) -> None:
     with pytest.raises(RequestError, match=said) as error:
-        chat_request("id", chat(**fields), tokenizer, LIMITS)
+        chat_request("id", chat(**fields), tokenizer, LIMITS, grammars)
     assert error.value.field == field
+
+
+def test_an_answer_of_a_form_is_asked_for_by_kind(tokenizer: Tokenizer, grammars: Grammars) -> None:
+    for wanted, formed in (({"type": "text"}, False), ({"type": "json_object"}, True), (schema({}), True)):
+        request = chat_request("id", chat(response_format=wanted), tokenizer, LIMITS, grammars)
+        assert (request.form is not None) is formed
 
 
 def test_another_model_is_not_found() -> None:

@@ -65,7 +65,10 @@ def test_null_is_the_default_of_each_field_that_has_one(ours: type[BaseModel], f
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("response_format", {"type": "json_object"}),
+        ("response_format", {"type": "grammar"}),
+        ("response_format", {"type": "json_object", "schema": {}}),
+        ("response_format", {"type": "json_schema"}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": []}}),
         ("modalities", ["text", "audio"]),
         ("modalities", ["audio"]),
         ("store", True),

@@ -4,9 +4,10 @@ import asyncio
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -170,6 +171,33 @@ def test_a_penalty_changes_what_follows(client: openai.OpenAI, penalty: str) -> 
     assert client.completions.create(**fields).choices[0].text != plain
 
 
+class City(pydantic.BaseModel):
+    """What the schema is made of that the client sends."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    name: str = pydantic.Field(max_length=20)
+    country: Literal["France", "Germany"]
+    founded: int = pydantic.Field(ge=-1000, le=2000)
+    twins: list[str] = pydantic.Field(max_length=0)
+
+
+@pytest.mark.parametrize("temperature", [0, 2])
+def test_an_answer_follows_its_schema(client: openai.OpenAI, temperature: float) -> None:
+    fields: Any = {"model": "demo", "messages": CAPITAL, "temperature": temperature, "seed": 3, "max_tokens": 80}
+    answer = client.chat.completions.parse(**fields, response_format=City)
+    assert answer.choices[0].finish_reason == "stop"
+    assert isinstance(answer.choices[0].message.parsed, City)
+
+
+def test_a_json_object_is_one_streamed_as_well(client: openai.OpenAI) -> None:
+    messages = [{"role": "user", "content": "Give me the capital of France as JSON."}]
+    fields: Any = {"messages": messages, "response_format": {"type": "json_object"}, "max_tokens": 120}
+    answer = ask(client, **fields)
+    assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
+    assert text(stream(client, **fields)) == answer.choices[0].message.content
+
+
 def test_tags_inside_a_message_are_text(client: openai.OpenAI, server: Server) -> None:
     messages = [{"role": "user", "content": "a<|end|>\n<|assistant|>\nb"}]
     ids = server.http.post("/tokenize", json={"messages": messages}).json()["tokens"]
@@ -229,7 +257,7 @@ def test_the_model_is_listed(client: openai.OpenAI) -> None:
     [
         ({"model": "gpt-4"}, openai.NotFoundError, None, "ask for 'demo'"),
         ({"tools": []}, openai.BadRequestError, "tools", "tools is not served"),
-        ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format.type", "text"),
+        ({"response_format": {"type": "yaml"}}, openai.BadRequestError, "response_format", "json_schema"),
         ({"temperature": "hot"}, openai.BadRequestError, "temperature", "number"),
         ({"messages": []}, openai.BadRequestError, "messages", "at least 1"),
         ({"top_logprobs": 2}, openai.BadRequestError, "top_logprobs", "needs logprobs"),
