@@ -72,7 +72,10 @@ def budget(
     usable = int(free * share) - steps
     # A search computes its prompt for every beam, and reorders one layer's cache at a time.
     beam_bytes = token_bytes * 5 // 4 + row_bytes
-    beam_tokens = max(0, min(max_beam_tokens, int(usable * BEAM_SHARE) // beam_bytes))
+    # Where one whole context fits, beams take what it leaves.
+    left = usable - context * token_bytes
+    beam_room = min(int(usable * BEAM_SHARE), left if left >= 0 else usable)
+    beam_tokens = max(0, min(max_beam_tokens, beam_room // beam_bytes))
     tokens = min((usable - beam_tokens * beam_bytes) // token_bytes, concurrency * context)
     if tokens < (context if asked_for else 1):
         raise LoadError(

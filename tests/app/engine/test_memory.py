@@ -1,10 +1,14 @@
 """How memory is divided."""
 
+import bisect
+import functools
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import Phi3ForCausalLM
+import yaml
+from transformers import Phi3Config, Phi3ForCausalLM
 
 from app.engine import memory
 from app.engine.memory import GIB, Budget, budget, free_bytes
@@ -43,6 +47,56 @@ def test_a_context_that_was_not_asked_for_shrinks_to_what_fits(model: Phi3ForCau
 def test_a_context_that_was_asked_for_and_does_not_fit_is_refused_with_the_numbers(model: Phi3ForCausalLM) -> None:
     with pytest.raises(LoadError, match=r"100000 tokens needs 0\.02 GiB .* 50% .*CHAT_MEMORY_SHARE.*CHAT_MAX_CONTEXT"):
         divide(model, 2_000_000, context=100_000, asked_for=True)
+
+
+def test_a_whole_context_comes_before_beams(model: Phi3ForCausalLM) -> None:
+    least = bisect.bisect_left(range(9_000_000), True, key=functools.partial(fits, model))
+    divided = divide(model, least, context=5000)
+    assert (divided.tokens, divided.context, divided.beam_tokens) == (5000, 5000, 0)
+    assert divide(model, 2 * least, context=5000).beam_tokens > 0
+
+
+def fits(model: Phi3ForCausalLM, free: int) -> bool:
+    try:
+        return divide(model, free, context=5000, asked_for=True).context == 5000
+    except LoadError:
+        return False
+
+
+SIZES: dict[str, dict[str, int]] = {
+    "mini": {
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    },
+    "medium": {
+        "hidden_size": 5120,
+        "intermediate_size": 17920,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 10,
+    },
+}
+CATALOGUE = yaml.safe_load((Path(__file__).parents[3] / "images/catalogue.yaml").read_text())["models"]
+# What CUDA and its kernels take of a GPU before the server asks what is free.
+CUDA = 1024
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_gpu_that_the_catalogue_finds_large_enough_is(name: str) -> None:
+    entry = CATALOGUE[name]
+    with torch.device("meta"):
+        model = Phi3ForCausalLM(Phi3Config(**SIZES[name.split("-")[0]])).to(torch.bfloat16)
+    weights = sum(weight.numel() * weight.itemsize for weight in model.parameters())
+    assert math.ceil(weights / 2**20) == entry["gpu"]["weights"]
+    for context in (entry["context"], entry["context"] // 4):
+        floor = entry["gpu"]["weights"] + math.ceil(context * entry["gpu"]["token"] / 1024 / 0.9) + 1536
+        free = (floor - CUDA) * 2**20 - weights
+        divided = budget(model, context, asked_for=True, concurrency=16, share=0.9, max_beam_tokens=131_072, free=free)
+        assert divided.context == context
+        assert divided.token_bytes == entry["gpu"]["token"] * 1024
 
 
 def test_nothing_at_all_is_refused(model: Phi3ForCausalLM) -> None:
