@@ -102,11 +102,10 @@ class Reader:
                 piece = self._read(event) if event else None
                 if piece or not event:
                     yield piece
-            self._count()
+            self._metrics.served(self.generation, self.answers[0].reason or "stop")
         finally:
             self.generation.cancel()
-            self._metrics.prompt_tokens.inc(len(self.generation.request.prompt_ids))
-            self._metrics.generation_tokens.inc(self.generation.tokens)
+            self._metrics.took(self.generation)
 
     def _read(self, event: Event) -> Piece | None:
         sequence = self._sequences.get(event.sequence)
@@ -143,13 +142,6 @@ class Reader:
             gone = True
         if gone:
             raise ClientDisconnected("The client closed the connection.")
-
-    def _count(self) -> None:
-        done, generation, metrics = time.monotonic(), self.generation, self._metrics
-        metrics.latency.observe(done - generation.submitted)
-        metrics.queue_time.observe((generation.started or done) - generation.submitted)
-        metrics.first_token.observe((generation.first_token or done) - generation.submitted)
-        metrics.finished(self.answers[0].reason or "stop")
 
 
 class _Sequence:

@@ -5,6 +5,7 @@ Where a figure means the same as in vLLM it has vLLM's name, labels and buckets,
 
 import importlib.metadata
 import platform
+import time
 from typing import TYPE_CHECKING
 
 import prometheus_client
@@ -15,6 +16,7 @@ from app import __version__
 if TYPE_CHECKING:
     from app.engine.cache import KeyValueCache
     from app.engine.engine import Engine
+    from app.engine.request import Generation
 
 SECONDS = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
 FIRST_TOKEN_SECONDS = (
@@ -43,6 +45,11 @@ FIRST_TOKEN_SECONDS = (
     ),
     2560,
 )
+TOKEN_SECONDS = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40),
+    80,
+)
+TOKENS = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
 
 
 class Metrics:
@@ -53,13 +60,19 @@ class Metrics:
         prometheus_client.ProcessCollector(registry=self.registry)
         prometheus_client.GCCollector(registry=self.registry)
         self._labels = {"model_name": model_name, "engine": "0"}
-        self.prompt_tokens = self._counter("vllm:prompt_tokens", "Tokens of prompts.")
-        self.generation_tokens = self._counter("vllm:generation_tokens", "Tokens generated.")
-        self.latency = self._histogram("vllm:e2e_request_latency_seconds", "From arrival to the last token.", SECONDS)
-        self.queue_time = self._histogram("vllm:request_queue_time_seconds", "Waiting for the engine.", SECONDS)
-        self.first_token = self._histogram(
+        self._prompt_tokens = self._counter("vllm:prompt_tokens", "Tokens of prompts.")
+        self._cached_tokens = self._counter("vllm:prompt_tokens_cached", "Of these, those that an earlier one shared.")
+        self._generation_tokens = self._counter("vllm:generation_tokens", "Tokens generated.")
+        self._latency = self._histogram("vllm:e2e_request_latency_seconds", "From arrival to the last token.", SECONDS)
+        self._queue_time = self._histogram("vllm:request_queue_time_seconds", "Waiting for the engine.", SECONDS)
+        self._first_token = self._histogram(
             "vllm:time_to_first_token_seconds", "From arrival to the first token.", FIRST_TOKEN_SECONDS
         )
+        self._per_token = self._histogram(
+            "vllm:request_time_per_output_token_seconds", "From a token to the next, on average.", TOKEN_SECONDS
+        )
+        self._prompt_length = self._histogram("vllm:request_prompt_tokens", "Tokens of a prompt.", TOKENS)
+        self._answer_length = self._histogram("vllm:request_generation_tokens", "Tokens of an answer.", TOKENS)
         self._finished = Counter(
             "vllm:request_success",
             "Requests served, by why their first sequence ended.",
@@ -83,8 +96,23 @@ class Metrics:
         versions = [importlib.metadata.version(package) for package in ("torch", "transformers")]
         info.labels(__version__, platform.python_version(), *versions).set(1)
 
-    def finished(self, reason: str) -> None:
-        """Count a request that was served."""
+    def took(self, generation: "Generation") -> None:
+        """Count what a request took, whether or not it was served to its end."""
+        self._prompt_tokens.inc(len(generation.request.prompt_ids))
+        self._cached_tokens.inc(generation.cached_tokens)
+        self._generation_tokens.inc(generation.tokens)
+
+    def served(self, generation: "Generation", reason: str) -> None:
+        """Count a request that was served just now; `reason` is why its first sequence ended."""
+        now = time.monotonic()
+        first = generation.first_token or now
+        self._latency.observe(now - generation.submitted)
+        self._queue_time.observe((generation.started or now) - generation.submitted)
+        self._first_token.observe(first - generation.submitted)
+        if generation.tokens > 1:
+            self._per_token.observe((now - first) / (generation.tokens - 1))
+        self._prompt_length.observe(len(generation.request.prompt_ids))
+        self._answer_length.observe(generation.tokens)
         self._finished.labels(**self._labels, finished_reason=reason).inc()
 
     def let_in(self, lane: str) -> None:

@@ -1,9 +1,12 @@
 """What the server counts."""
 
+import time
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.metrics import Metrics
+from tests.app.engine.requests import generation, request
 
 
 @pytest.fixture
@@ -27,12 +30,24 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 
 
 def test_figures_that_mean_the_same_as_in_vllm_have_its_names_and_labels(metrics: Metrics) -> None:
-    metrics.prompt_tokens.inc(3)
-    metrics.generation_tokens.inc(4)
-    metrics.finished("stop")
-    metrics.latency.observe(0.4)
+    answer = generation(request([1, 2, 3], 8))
+    now = time.monotonic()
+    answer.submitted, answer.started, answer.first_token = now - 0.4, now - 0.35, now - 0.3
+    answer.tokens, answer.cached_tokens = 4, 2
+    metrics.took(answer)
+    metrics.served(answer, "stop")
     assert value(metrics, "vllm:prompt_tokens_total", **ENGINE) == 3
     assert value(metrics, "vllm:generation_tokens_total", **ENGINE) == 4
+    assert value(metrics, "vllm:prompt_tokens_cached_total", **ENGINE) == 2
+    for name, seconds in {
+        "time_to_first_token_seconds": 0.1,
+        "request_queue_time_seconds": 0.05,
+        "e2e_request_latency_seconds": 0.4,
+        "request_time_per_output_token_seconds": 0.1,
+        "request_prompt_tokens": 3,
+        "request_generation_tokens": 4,
+    }.items():
+        assert value(metrics, f"vllm:{name}_sum", **ENGINE) == pytest.approx(seconds, abs=0.02)
     assert value(metrics, "vllm:request_success_total", finished_reason="stop", **ENGINE) == 1
     assert value(metrics, "vllm:e2e_request_latency_seconds_bucket", le="0.3", **ENGINE) == 0
     assert value(metrics, "vllm:e2e_request_latency_seconds_bucket", le="0.5", **ENGINE) == 1
@@ -50,5 +65,5 @@ def test_requests_are_counted_by_lane(metrics: Metrics) -> None:
 
 
 def test_two_servers_in_one_process_do_not_share_figures(metrics: Metrics) -> None:
-    metrics.prompt_tokens.inc()
+    metrics.took(generation(request([1], 1)))
     assert value(Metrics("demo"), "vllm:prompt_tokens_total", **ENGINE) == 0
