@@ -95,11 +95,11 @@ def create_app(runtime: Runtime, keys: Keys | None = None) -> OpenAPI:
 
 
 def _document(app: OpenAPI) -> dict[str, Any]:
-    """The OpenAPI document, without what the library adds: 422 for routes that take no body, and null schemes."""
+    """The OpenAPI document, without what the library adds: 422 where there is none, and null schemes."""
     document: dict[str, Any] = app.api_doc
     document["components"].pop("securitySchemes", None)
-    for path in document["paths"].values():
+    for route, path in document["paths"].items():
         for operation in path.values():
-            if "requestBody" not in operation:
+            if "requestBody" not in operation or route.startswith(errors.OPENAI):
                 operation["responses"].pop("422", None)
     return document

@@ -181,6 +181,40 @@ class DetokenizeRequest(_Strict):
 REQUESTS = (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
 
 
+class TokenizeResponse(BaseModel):
+    """Token ids."""
+
+    count: int = Field(description="how many")
+    max_model_len: int = Field(description="tokens that prompt and answer may have together")
+    tokens: list[int]
+
+
+class DetokenizeResponse(BaseModel):
+    """Text."""
+
+    prompt: str = Field(description="text of the tokens, without control tokens")
+
+
+class ModelCard(BaseModel):
+    """The model."""
+
+    id: str = Field(description="name to ask for")
+    object: Literal["model"] = "model"
+    created: int = Field(description="when it was loaded, in seconds since 1970")
+    owned_by: str = "phi3"
+    max_model_len: int = Field(description="tokens that prompt and answer may have together")
+    answers_depend_on_company: bool = Field(
+        description="whether, on this machine, rounding lets an answer differ with who else is asking"
+    )
+
+
+class ModelList(BaseModel):
+    """The models that are served: one."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
 class OpenAIError(BaseModel):
     """What was wrong, what is allowed, and what to do."""
 

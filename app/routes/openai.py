@@ -17,8 +17,12 @@ from app.openai.schema import (
     ChatCompletionRequest,
     CompletionRequest,
     DetokenizeRequest,
+    DetokenizeResponse,
+    ModelCard,
+    ModelList,
     OpenAIErrorResponse,
     TokenizeRequest,
+    TokenizeResponse,
 )
 from app.prompt import RequestError
 from app.routes.body import connection, require_object, seconds
@@ -81,16 +85,23 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
         texts = [each if isinstance(each, str) else ready.tokenizer.decode(each) for each in several(body.prompt)]
         return _answer(body, shape, readers, texts if body.echo else [""] * len(texts))
 
-    @api.get("/v1/models", summary="The model that is served", operation_id="models", responses=ERRORS)
+    @api.get(
+        "/v1/models", summary="The model that is served", operation_id="models", responses=ERRORS | {200: ModelList}
+    )
     def models() -> Response:
-        return jsonify(object="list", data=[_model(runtime)])
+        return jsonify(ModelList(data=[_model(runtime)]).model_dump())
 
-    @api.get("/v1/models/<model>", summary="One model", operation_id="model", responses=ERRORS)
+    @api.get("/v1/models/<model>", summary="One model", operation_id="model", responses=ERRORS | {200: ModelCard})
     def model(path: ModelPath) -> Response:
         check_model(path.model, runtime.ready().limits)
-        return jsonify(_model(runtime))
+        return jsonify(_model(runtime).model_dump())
 
-    @api.post("/tokenize", summary="Turn text into token ids", operation_id="tokenize", responses=ERRORS)
+    @api.post(
+        "/tokenize",
+        summary="Turn text into token ids",
+        operation_id="tokenize",
+        responses=ERRORS | {200: TokenizeResponse},
+    )
     def tokenize(body: TokenizeRequest) -> Response:
         ready = runtime.ready()
         check_model(body.model, ready.limits)
@@ -100,9 +111,15 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
             ids = conversation(body.messages, ready.tokenizer, ready.limits)
         else:
             ids = ready.tokenizer.encode(body.prompt or "")
-        return jsonify(count=len(ids), max_model_len=ready.limits.context, tokens=ids)
+        answer = TokenizeResponse(count=len(ids), max_model_len=ready.limits.context, tokens=ids)
+        return jsonify(answer.model_dump())
 
-    @api.post("/detokenize", summary="Turn token ids into text", operation_id="detokenize", responses=ERRORS)
+    @api.post(
+        "/detokenize",
+        summary="Turn token ids into text",
+        operation_id="detokenize",
+        responses=ERRORS | {200: DetokenizeResponse},
+    )
     def detokenize(body: DetokenizeRequest) -> Response:
         ready = runtime.ready()
         check_model(body.model, ready.limits)
@@ -110,21 +127,19 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
             raise RequestError(
                 f"tokens has {max(body.tokens)}: the model has tokens 0 to {ready.limits.vocabulary - 1}."
             )
-        return jsonify(prompt=ready.tokenizer.decode(body.tokens))
+        return jsonify(DetokenizeResponse(prompt=ready.tokenizer.decode(body.tokens)).model_dump())
 
     return api
 
 
-def _model(runtime: Runtime) -> dict[str, Any]:
+def _model(runtime: Runtime) -> ModelCard:
     ready = runtime.ready()
-    return {
-        "id": runtime.settings.name,
-        "object": "model",
-        "created": ready.created,
-        "owned_by": "phi3",
-        "max_model_len": ready.limits.context,
-        "answers_depend_on_company": not ready.invariant,
-    }
+    return ModelCard(
+        id=runtime.settings.name,
+        created=ready.created,
+        max_model_len=ready.limits.context,
+        answers_depend_on_company=not ready.invariant,
+    )
 
 
 def _answer(
