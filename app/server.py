@@ -1,10 +1,13 @@
 """gunicorn, configured in code: one process per model, a thread per request that is let in."""
 
+import contextlib
 import os
+import socket
+import struct
 from typing import Any
 
 from flask import Flask
-from gunicorn import glogging
+from gunicorn import glogging, util
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
 
@@ -17,6 +20,8 @@ from app.settings import Settings
 
 # Seconds that answers which are ended at CHAT_DRAIN_SECONDS have to reach their clients.
 LAST_WORDS_SECONDS = 5
+# Seconds that a client may be silent in the middle of a request.
+RECEIVE_SECONDS = 15
 # Threads beyond the requests that admission lets in, so that health checks and refusals always find one.
 SPARE_THREADS = 16
 
@@ -30,9 +35,20 @@ class Logger(glogging.Logger):  # type: ignore[misc]
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """A gthread worker that tells the runtime when it is asked to stop."""
+    """A gthread worker that tells the runtime when it is asked to stop, and waits for no client for ever."""
 
     runtime: Runtime
+
+    def handle(self, conn: Any) -> Any:
+        """Serve a request; a client that stops in the middle of one gives its thread back."""
+        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", RECEIVE_SECONDS, 0))
+        kept = super().handle(conn)
+        if not kept:
+            # gunicorn would wait for the client's end in its main thread, where it holds everyone up.
+            with contextlib.suppress(OSError):
+                util.close_graceful(conn.sock.dup())
+                conn.sock.shutdown(socket.SHUT_RDWR)
+        return kept
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """On SIGTERM go on listening, so that new requests are told to go elsewhere, until those let in have ended."""
