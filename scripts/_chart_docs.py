@@ -128,7 +128,7 @@ def schema_text(values: list[Value]) -> str:
     # Helm adds `global` to every chart's values.
     root = map_of(values)
     root["properties"]["global"] = {"type": "object", "description": "Set by Helm; not used here."}
-    known, used = definitions(), {}
+    known, used = definitions(), dict[str, Any]()
     missing = set(re.findall(r"#/\$defs/(\w+)", json.dumps(root)))
     while missing:
         used |= {name: known[name] for name in missing}
@@ -203,7 +203,9 @@ def problems(values: list[Value]) -> list[str]:
 def main() -> None:
     """Write the files, or check them."""
     text = (CHART / "values.yaml").read_text()
-    values = read(text.splitlines(), yaml.compose(text))
+    tree = yaml.compose(text)
+    assert isinstance(tree, yaml.MappingNode)  # noqa: S101 - a map in every chart
+    values = read(text.splitlines(), tree)
     models = next(value.default for value in values if value.entries)
     readme = between((CHART / "README.md").read_text(), "values", values_table(values))
     wanted = {

@@ -42,7 +42,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{/* The container's image. */}}
 {{- define "phi3.image" -}}
 {{- $model := include "phi3.model" . | fromYaml }}
-{{- $default := eq .Values.weights.source "volume" | ternary "phi3-runtime" $model.image }}
+{{- $default := eq .Values.weights.source "volume" | ternary "phi-3-runtime" $model.image }}
 {{- .Values.image.registry }}/{{ .Values.image.repository | default $default }}:
 {{- .Values.image.tag | default .Chart.AppVersion }}
 {{- with .Values.image.digest }}@{{ . }}{{ end }}
@@ -176,7 +176,7 @@ authorization:
 {{- end }}
 {{- end }}
 
-{{/* Those names in a list that occur twice. Takes a dict of items, the key of their name, and own: names that are taken. */}}
+{{/* Those names in a list that occur twice. Takes a dict of root, items, the key of their name, and own names, which are taken. */}}
 {{- define "phi3.twice" -}}
 {{- $seen := .own }}
 {{- range .items }}
