@@ -139,7 +139,7 @@ FEATURES: dict[str, Case] = {
     "labels for Prometheus and Grafana": {
         "metrics": {
             "rules": {"enabled": True, "labels": {"release": "kps"}},
-            "dashboard": {"enabled": True, "labels": {}},
+            "dashboard": {"enabled": True, "labels": {"grafana_dashboard": None}},
         }
     },
     "other names": {"nameOverride": "language", "fullnameOverride": "chat"},
@@ -198,8 +198,8 @@ GUARDS: dict[str, tuple[Case, str]] = {
         "extraVolumes has a name that is taken, tmp: choose another",
     ),
     "a mount's path that is taken": (
-        {"extraVolumeMounts": [{"name": "files", "mountPath": "/dev/shm"}]},
-        "extraVolumeMounts has a path that is taken, /dev/shm: choose another",
+        {"extraVolumeMounts": [{"name": "files", "mountPath": "/weights"}]},
+        "extraVolumeMounts has a path that is taken, /weights: choose another",
     ),
     "an object twice": (
         {"extraObjects": [CONFIG_MAP, CONFIG_MAP]},
