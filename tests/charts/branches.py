@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.charts.cases import FEATURES, GUARD_FLAGS, GUARDS
+from tests.charts.cases import FEATURES, GUARD_FLAGS, GUARDS, Case
 from tests.charts.helm import CHART, MODELS, helm
 
 ACTION = re.compile(r"\{\{-? *(?!/\*)(\w+)?.*?(-?)\}\}", re.DOTALL)
@@ -67,7 +67,8 @@ def copy(folder: Path) -> list[str]:
 def never_taken() -> list[str]:
     """Return the names of the branches that no case takes."""
     taken: set[str] = set()
-    cases = [({"model": model}, ()) for model in MODELS] + [(values, ()) for values in FEATURES.values()]
+    cases: list[tuple[Case, tuple[str, ...]]] = [({"model": model}, ()) for model in MODELS]
+    cases += [(values, ()) for values in FEATURES.values()]
     cases += [(values, GUARD_FLAGS.get(name, ())) for name, (values, _) in GUARDS.items()]
     with tempfile.TemporaryDirectory() as folder:
         names = copy(Path(folder))

@@ -206,4 +206,4 @@ GUARDS: dict[str, tuple[Case, str]] = {
         "extraObjects has two of ConfigMap more: keep one",
     ),
 }
-GUARD_FLAGS = {"an image volume before Kubernetes 1.36": ("--kube-version", "1.35.9")}
+GUARD_FLAGS: dict[str, tuple[str, ...]] = {"an image volume before Kubernetes 1.36": ("--kube-version", "1.35.9")}

@@ -1,4 +1,4 @@
-"""What the chart renders is valid for every supported Kubernetes, and for the operators' own kinds, to the last field."""
+"""What the chart renders is valid to the last field, for every supported Kubernetes and for the operators' kinds."""
 
 import functools
 import json

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.charts.helm import CHART, MODELS, ROOT, defaults, text
+from tests.charts.helm import CHART, MODELS, ROOT, defaults
 
 TEMPLATES = [path for path in (CHART / "templates").rglob("*") if path.is_file()]
 SOURCE = "\n".join(path.read_text() for path in TEMPLATES)
@@ -72,8 +72,3 @@ def test_templates_are_short_and_have_one_kind_each() -> None:
 def test_every_helper_has_a_sentence() -> None:
     helpers = (CHART / "templates/_helpers.tpl").read_text()
     assert helpers.count("{{- define ") == len(re.findall(r"^\{\{/\* [^\n]+\. \*/\}\}\n\{\{- define ", helpers, re.M))
-
-
-def test_the_notes_of_every_model_say_what_to_do() -> None:
-    for model in MODELS:
-        assert text({"model": model})
