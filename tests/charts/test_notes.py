@@ -45,4 +45,4 @@ def test_they_say_where_the_key_is() -> None:
 @pytest.mark.parametrize("feature", ["defaults", "a generated key", "a load balancer"])
 def test_their_commands_are_a_shell_s(feature: str) -> None:
     commands = "\n".join(re.findall(r"^  (.*)$", notes(FEATURES[feature]), re.MULTILINE))
-    assert subprocess.run(["sh", "-n"], input=commands, text=True, capture_output=True).stderr == ""
+    assert subprocess.run(["/bin/sh", "-n"], input=commands, text=True, capture_output=True).stderr == ""
