@@ -20,7 +20,7 @@ def ask(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the program of the test's container, as the container does."""
     container = one("Pod", {})["spec"]["containers"][0]
     program, flag, source, _ = container["command"]
-    assert (program, flag, source) == ("python", "-c", (CHART / "files/ask.py").read_text())
+    assert (program, flag, source) == ("python3", "-c", (CHART / "files/ask.py").read_text())
     return subprocess.run([sys.executable, "-I", flag, source, *arguments], capture_output=True, text=True)
 
 
