@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.charts.helm import CHART, MODELS, ROOT, defaults
+from tests.charts.helm import CHART, MODELS, ROOT, defaults, server
 
 TEMPLATES = [path for path in (CHART / "templates").rglob("*") if path.is_file()]
 SOURCE = "\n".join(path.read_text() for path in TEMPLATES)
@@ -59,6 +59,13 @@ def test_the_chart_s_versions_are_the_project_s() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert chart["appVersion"] == version
+
+
+def test_the_images_that_a_mirror_needs_are_listed() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    listed = {entry["image"] for entry in yaml.safe_load(chart["annotations"]["artifacthub.io/images"])}
+    bare = server({"weights": {"source": "volume"}})["image"]
+    assert listed == {bare, *(server({"model": model})["image"] for model in MODELS)}
 
 
 def test_templates_are_short_and_have_one_kind_each() -> None:
