@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.charts.cases import DIGEST, FEATURES
-from tests.charts.helm import CHART, MODELS, Manifest, environment, one, pod, render, server, text
+from tests.charts.helm import CHART, MODELS, Manifest, environment, helm, one, pod, render, server, text
 
 # Source: x-kubernetes-list-map-keys in the API's schema.
 LIST_KEYS = {
@@ -72,6 +72,28 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
     values = {key: value for feature in FEATURES.values() for key, value in feature.items() if key != "auth"}
     values |= {"replicaCount": 1, "gpu": {}, "weights": {}, "autoscaling": {}}
     assert text(values, "--namespace", "models") == text(values, "--namespace", "models", "--skip-tests=false")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["replicaCount=3", "maxContext=2048", "drainSeconds=40", "containerPort=8080", "service.port=8080"],
+        [f"autoscaling.{value}" for value in ("mode=hpa", "minReplicas=2", "maxReplicas=4", "queueLength=8")],
+        [f"models.mini-4k.{value}" for value in ("context=8192", "gpu.count=1", "gpu.weights=100", "gpu.token=20")],
+        [f"models.mini-4k.startup.{value}" for value in ("pullSeconds=99", "loadSeconds=99")],
+    ],
+)
+def test_numbers_from_the_command_line_are_those_of_a_file(given: list[str]) -> None:
+    # Helm has them as another type.
+    values: dict[str, Any] = {}
+    for setting in given:
+        *above, last = setting.partition("=")[0].split(".")
+        node = values
+        for key in above:
+            node = node.setdefault(key, {})
+        node[last] = yaml.safe_load(setting.partition("=")[2])
+    done = helm("template", "phi3", CHART, "--namespace", "models", "--set", ",".join(given))
+    assert done.stdout == text(values), done.stderr
 
 
 def test_names_stay_within_limits_for_long_releases() -> None:
