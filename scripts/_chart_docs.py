@@ -131,6 +131,8 @@ def schema_text(values: list[Value]) -> str:
     known, used = definitions(), dict[str, Any]()
     missing = set(re.findall(r"#/\$defs/(\w+)", json.dumps(root)))
     while missing:
+        if unknown := missing - set(known):
+            sys.exit(f"charts/phi3/values.yaml: Kubernetes {KUBERNETES} has no type {', '.join(sorted(unknown))}")
         used |= {name: known[name] for name in missing}
         missing = set(re.findall(r"#/\$defs/(\w+)", json.dumps(used))) - set(used)
     draft = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Values of phi3"}
