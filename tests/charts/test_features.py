@@ -96,6 +96,28 @@ def test_numbers_from_the_command_line_are_those_of_a_file(given: list[str]) -> 
     assert done.stdout == text(values), done.stderr
 
 
+def test_words_that_yaml_takes_for_something_else_stay_words() -> None:
+    values = {
+        "nameOverride": "phi3",
+        "fullnameOverride": "chat",
+        "serviceAccountName": "1e3",
+        "priorityClassName": "no",
+        "runtimeClassName": "off",
+        "auth": {"existingSecret": "on", "secretKey": "yes"},
+        "shmSize": "1000000",
+        "prepull": {"enabled": True},
+        "ingress": {"enabled": True, "className": "true", "hosts": ["1.5"], "tlsSecret": "null"},
+        "metrics": {"monitor": {"kind": "ServiceMonitor", "secretKey": "12"}},
+    }
+    for manifest in render(values, release="on"):
+        check(manifest)
+        assert manifest["metadata"]["labels"]["app.kubernetes.io/instance"] == "on"
+    spec = one("Deployment", values, release="on")["spec"]["template"]["spec"]
+    assert [spec[f"{key}Name"] for key in ("serviceAccount", "priorityClass", "runtimeClass")] == ["1e3", "no", "off"]
+    assert spec["volumes"][-1]["secret"]["secretName"] == "on"
+    assert spec["volumes"][-1]["secret"]["items"][0]["key"] == "yes"
+
+
 def test_names_stay_within_limits_for_long_releases() -> None:
     values = {"prepull": {"enabled": True}, "metrics": {"dashboard": {"enabled": True}}, "auth": {"generate": True}}
     manifests = render(values, release="a" * 53)

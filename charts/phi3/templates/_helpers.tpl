@@ -12,8 +12,8 @@
 
 {{/* The labels by which pods are found, which never change. Takes a dict of root and component. */}}
 {{- define "phi3.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "phi3.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "phi3.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
@@ -98,11 +98,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- $model := include "phi3.model" . | fromYaml }}
 {{- if not $model.gpu.count }}
 {{- else if eq .Values.gpu.selector.mode "memory" }}
-key: {{ .Values.gpu.selector.memoryLabel }}
+key: {{ .Values.gpu.selector.memoryLabel | quote }}
 operator: Gt
 values: [{{ sub (include "phi3.gpuFloor" .) 1 | quote }}]
 {{- else if eq .Values.gpu.selector.mode "product" }}
-key: {{ .Values.gpu.selector.productLabel }}
+key: {{ .Values.gpu.selector.productLabel | quote }}
 operator: In
 values: {{ toJson .Values.gpu.selector.products }}
 {{- end }}
@@ -147,7 +147,7 @@ tolerations:
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .Values.serviceAccountName }}
-serviceAccountName: {{ . }}
+serviceAccountName: {{ . | quote }}
 {{- end }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
@@ -171,8 +171,8 @@ interval: {{ .Values.metrics.monitor.interval }}
 authorization:
   type: Bearer
   credentials:
-    name: {{ . }}
-    key: {{ $.Values.metrics.monitor.secretKey | default $.Values.auth.secretKey }}
+    name: {{ . | quote }}
+    key: {{ $.Values.metrics.monitor.secretKey | default $.Values.auth.secretKey | quote }}
 {{- end }}
 {{- end }}
 
