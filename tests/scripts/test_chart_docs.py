@@ -24,7 +24,7 @@ class Tree:
 
     def run(self, *flags: str) -> subprocess.CompletedProcess[str]:
         """Run what scripts/chart-docs runs."""
-        command = [sys.executable, self.root / "scripts/_chart_docs.py", *flags]
+        command: list[str | Path] = [sys.executable, self.root / "scripts/_chart_docs.py", *flags]
         return subprocess.run(command, capture_output=True, text=True)
 
     def add(self, lines: str) -> None:
