@@ -60,7 +60,8 @@ FEATURES: dict[str, Case] = {
     "affinity to pods": {"affinity": ANTI_AFFINITY},
     "placement": {
         "nodeSelector": {"pool": "gpu"},
-        "tolerations": [],
+        "gpu": {"tolerations": []},
+        "tolerations": [{"key": "team", "operator": "Equal", "value": "language"}],
         "topologySpreadConstraints": [SPREAD],
         "priorityClassName": "high",
         "runtimeClassName": "nvidia",

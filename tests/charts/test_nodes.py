@@ -51,9 +51,16 @@ def test_gpus_are_left_to_the_user_s_selector() -> None:
 def test_the_rest_of_the_placement_is_the_user_s() -> None:
     values = FEATURES["placement"]
     spec = pod(values)
-    assert "tolerations" not in spec
-    for key in ("nodeSelector", "topologySpreadConstraints", "priorityClassName", "runtimeClassName"):
+    for key in ("nodeSelector", "tolerations", "topologySpreadConstraints", "priorityClassName", "runtimeClassName"):
         assert spec[key] == values[key]
+
+
+def test_taints_of_gpu_nodes_are_for_models_that_need_them() -> None:
+    own = {"key": "team", "operator": "Exists"}
+    on_gpu = [toleration["key"] for toleration in pod({"tolerations": [own]})["tolerations"]]
+    assert on_gpu == ["nvidia.com/gpu", "sku", "team"]
+    assert pod({"model": "demo", "tolerations": [own]})["tolerations"] == [own]
+    assert "tolerations" not in pod({"model": "demo"})
 
 
 RECREATE = {"type": "Recreate"}

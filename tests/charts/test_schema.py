@@ -44,7 +44,7 @@ def filled() -> dict[str, Any]:
     for feature in ("affinity to nodes", "placement", "extras", "a narrow network policy", "an HTTPRoute with hosts"):
         for key, value in FEATURES[feature].items():
             values[key] = values[key] | value if isinstance(value, dict) else value
-    values["tolerations"] = defaults()["tolerations"]
+    values["gpu"] = defaults()["gpu"]
     values["image"] |= {"pullSecrets": [{"name": "registry"}]}
     return values
 

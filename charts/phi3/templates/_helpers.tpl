@@ -136,7 +136,9 @@ nodeSelector:
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .root.Values.tolerations }}
+{{- $model := include "phi3.model" .root | fromYaml }}
+{{- $own := $model.gpu.count | empty | ternary list .root.Values.gpu.tolerations }}
+{{- with concat $own .root.Values.tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
