@@ -126,8 +126,20 @@ values: {{ toJson .Values.gpu.selector.products }}
 {{- toYaml $affinity }}
 {{- end }}
 
-{{/* Where pods of any kind may run, as a part of their spec. Takes a dict of root and affinity. */}}
-{{- define "phi3.placement" -}}
+{{/* What pods of any kind have in common, as a part of their spec. Takes a dict of root and affinity. */}}
+{{- define "phi3.pod" -}}
+{{- $model := include "phi3.model" .root | fromYaml -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .root.Values.serviceAccountName }}
+serviceAccountName: {{ . | quote }}
+{{- end }}
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
 {{- with .root.Values.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
@@ -136,27 +148,11 @@ nodeSelector:
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- $model := include "phi3.model" .root | fromYaml }}
 {{- $own := $model.gpu.count | empty | ternary list .root.Values.gpu.tolerations }}
 {{- with concat $own .root.Values.tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- end }}
-
-{{/* What pods of any kind have in common, as a part of their spec. */}}
-{{- define "phi3.pod" -}}
-automountServiceAccountToken: false
-enableServiceLinks: false
-{{- with .Values.serviceAccountName }}
-serviceAccountName: {{ . | quote }}
-{{- end }}
-{{- with .Values.image.pullSecrets }}
-imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-securityContext:
-  {{- toYaml .Values.podSecurityContext | nindent 2 }}
 {{- end }}
 
 {{/* The labels that Prometheus gives to what the release's servers count. */}}
