@@ -219,16 +219,11 @@ def main() -> None:
         stale = [file for file, content in wanted.items() if not file.exists() or file.read_text() != content]
         found += [f"{file.relative_to(ROOT)} is older than values.yaml: run scripts/chart-docs" for file in stale]
     else:
-        write(wanted)
+        for file, content in wanted.items():
+            file.write_text(content)
     for problem in found:
         say(problem)
     sys.exit(1 if found else 0)
-
-
-def write(files: dict[Path, str]) -> None:
-    """Write texts to files."""
-    for file, content in files.items():
-        file.write_text(content)
 
 
 if __name__ == "__main__":
