@@ -1,0 +1,347 @@
+"""What each feature renders, and that it goes with every model."""
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.charts.cases import DIGEST, FEATURES
+from tests.charts.helm import CHART, MODELS, Manifest, environment, helm, one, pod, render, server, text
+
+# The schema takes a third of the time, and has tests of its own.
+UNCHECKED = "--skip-schema-validation"
+# Source: x-kubernetes-list-map-keys in the API's schema.
+LIST_KEYS = {
+    "env": ("name",),
+    "containers": ("name",),
+    "volumes": ("name",),
+    "volumeMounts": ("mountPath",),
+    "imagePullSecrets": ("name",),
+    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
+    "ports": ("containerPort", "port", "protocol"),
+}
+
+
+def lists(node: Any, name: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Every list in a manifest, with the key that it is under."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from lists(value, key)
+    if isinstance(node, list):
+        yield name, node
+        for value in node:
+            yield from lists(value)
+
+
+def check(manifest: Manifest) -> None:
+    """Hold an object against what an API server asks of every one."""
+    name = manifest["metadata"]["name"]
+    assert len(name) <= 63
+    for key, value in manifest["metadata"].get("labels", {}).items():
+        assert isinstance(value, str), key
+        assert len(value) <= 63, key
+    for key, found in lists(manifest):
+        names = [tuple(item.get(part) for part in LIST_KEYS[key]) for item in found] if key in LIST_KEYS else []
+        assert all(count == 1 for count in Counter(names).values()), f"{key} of {name} has one twice: {names}"
+
+
+@pytest.mark.parametrize(("model", "feature"), list(product(MODELS, FEATURES)))
+def test_every_feature_goes_with_every_model(model: str, feature: str) -> None:
+    values = {"model": model, **FEATURES[feature]}
+    manifests = render(values, UNCHECKED)
+    for manifest in manifests:
+        check(manifest)
+    names = Counter((manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests)
+    assert all(count == 1 for count in names.values()), names
+    selected = one("Service", values, UNCHECKED)["spec"]["selector"]
+    for manifest in manifests:
+        if manifest["kind"] in ("Deployment", "DaemonSet"):
+            component = "server" if manifest["kind"] == "Deployment" else "prepull"
+            labels = {"name": values.get("nameOverride", "phi3"), "instance": "phi3", "component": component}
+            # An upgrade cannot change these, so they depend on names alone.
+            fixed = {f"app.kubernetes.io/{key}": value for key, value in labels.items()}
+            assert manifest["spec"]["selector"] == {"matchLabels": fixed}
+            assert manifest["spec"]["template"]["metadata"]["labels"] == fixed
+            assert (fixed == selected) == (component == "server")
+
+
+def test_rendering_twice_gives_the_same_bytes() -> None:
+    values = {key: value for feature in FEATURES.values() for key, value in feature.items() if key != "auth"}
+    values |= {"replicaCount": 1, "gpu": {}, "weights": {}, "autoscaling": {}}
+    assert text(values, "--namespace", "models") == text(values, "--namespace", "models", "--skip-tests=false")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["replicaCount=3", "maxContext=2048", "drainSeconds=40", "containerPort=8080", "service.port=8080"],
+        [f"autoscaling.{value}" for value in ("mode=hpa", "minReplicas=2", "maxReplicas=4", "queueLength=8")],
+        [f"models.mini-4k.{value}" for value in ("context=8192", "gpu.count=1", "gpu.weights=100", "gpu.token=20")],
+        [f"models.mini-4k.startup.{value}" for value in ("pullSeconds=99", "loadSeconds=99")],
+    ],
+)
+def test_numbers_from_the_command_line_are_those_of_a_file(given: list[str]) -> None:
+    # Helm has them as another type.
+    values: dict[str, Any] = {}
+    for setting in given:
+        *above, last = setting.partition("=")[0].split(".")
+        node = values
+        for key in above:
+            node = node.setdefault(key, {})
+        node[last] = yaml.safe_load(setting.partition("=")[2])
+    done = helm("template", "phi3", CHART, "--namespace", "models", "--set", ",".join(given))
+    assert done.stdout == text(values), done.stderr
+
+
+def test_words_that_yaml_takes_for_something_else_stay_words() -> None:
+    values = {
+        "nameOverride": "phi3",
+        "fullnameOverride": "chat",
+        "serviceAccountName": "1e3",
+        "priorityClassName": "no",
+        "runtimeClassName": "off",
+        "auth": {"existingSecret": "on", "secretKey": "yes"},
+        "shmSize": "1000000",
+        "prepull": {"enabled": True},
+        "ingress": {"enabled": True, "className": "true", "hosts": ["1.5"], "tlsSecret": "null"},
+        "metrics": {"monitor": {"kind": "ServiceMonitor", "secretKey": "12"}},
+    }
+    for manifest in render(values, release="on"):
+        check(manifest)
+        assert manifest["metadata"]["labels"]["app.kubernetes.io/instance"] == "on"
+    spec = one("Deployment", values, release="on")["spec"]["template"]["spec"]
+    assert [spec[f"{key}Name"] for key in ("serviceAccount", "priorityClass", "runtimeClass")] == ["1e3", "no", "off"]
+    assert spec["volumes"][-1]["secret"]["secretName"] == "on"
+    assert spec["volumes"][-1]["secret"]["items"][0]["key"] == "yes"
+
+
+def test_names_stay_within_limits_for_long_releases() -> None:
+    values = {"prepull": {"enabled": True}, "metrics": {"dashboard": {"enabled": True}}, "auth": {"generate": True}}
+    manifests = render(values, release="a" * 53)
+    for manifest in manifests:
+        check(manifest)
+    assert {manifest["metadata"]["name"] for manifest in manifests} == {
+        "a" * 52 + suffix for suffix in ("", "-prepull", "-dashboard", "-api-keys", "-test")
+    }
+
+
+def test_other_names_are_taken_over() -> None:
+    deployment = one("Deployment", FEATURES["other names"])
+    assert deployment["metadata"]["name"] == "chat"
+    assert deployment["metadata"]["labels"]["app.kubernetes.io/name"] == "language"
+
+
+def test_a_release_named_like_the_chart_does_not_repeat_it() -> None:
+    assert one("Service", {}, release="my-phi3")["metadata"]["name"] == "my-phi3"
+    assert one("Service", {}, release="language")["metadata"]["name"] == "language-phi3"
+
+
+def test_the_image_is_pinned_and_mirrored() -> None:
+    values = FEATURES["a mirror"]
+    assert server(values)["image"] == f"registry.example.com/ai/phi:1.2.3@{DIGEST}"
+    assert server(values)["imagePullPolicy"] == "Always"
+    assert pod(values)["imagePullSecrets"] == [{"name": "registry"}]
+
+
+def test_weights_come_from_a_volume_beside_the_bare_runtime() -> None:
+    values = FEATURES["weights in a volume"]
+    assert server(values)["image"] == "ghcr.io/phi3/phi-3-runtime:0.1.0"
+    image = {"reference": "ghcr.io/phi3/phi-3-mini-4k-instruct:0.1.0", "pullPolicy": "IfNotPresent"}
+    volume, mount = {"name": "weights", "image": image}, {"name": "weights", "mountPath": "/weights", "readOnly": True}
+    assert volume in pod(values)["volumes"]
+    assert mount in server(values)["volumeMounts"]
+    assert environment(values)["CHAT_MODEL"] == "/weights/models/mini-4k"
+    assert environment(values)["CHAT_NAME"] == "mini-4k"
+    ahead = one("DaemonSet", values)["spec"]["template"]["spec"]
+    assert ahead["volumes"] == [volume]
+    assert ahead["containers"][0]["volumeMounts"] == [mount]
+
+
+def test_weights_of_another_release_are_mounted() -> None:
+    volumes = pod(FEATURES["weights of another release"])["volumes"]
+    assert volumes[-1]["image"]["reference"] == "registry.example.com/weights:1"
+
+
+def test_baked_images_say_themselves_where_their_weights_are() -> None:
+    assert not {"CHAT_MODEL", "CHAT_NAME"} & set(environment({}))
+
+
+def test_another_program_is_run_on_its_port_and_routes() -> None:
+    values = FEATURES["another program"]
+    container = server(values)
+    assert (container["command"], container["args"]) == (["python", "-m", "app"], ["--log-level", "debug"])
+    assert container["ports"] == [{"name": "http", "containerPort": 8080}]
+    assert environment(values)["CHAT_PORT"] == "8080"
+    assert {container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")} == {
+        "/healthz"
+    }
+
+
+def test_extra_variables_replace_the_chart_s() -> None:
+    variables = environment(FEATURES["extras"])
+    assert variables["CHAT_HOST"] == "::"
+    assert variables["CHAT_MAX_QUEUE"] == "128"
+    assert server(FEATURES["extras"])["env"][-1]["valueFrom"] == {"secretKeyRef": {"name": "tokens", "key": "token"}}
+
+
+def test_extra_volumes_and_objects_are_added() -> None:
+    values = FEATURES["extras"]
+    assert pod(values)["volumes"][-1] == values["extraVolumes"][0]
+    assert server(values)["volumeMounts"][-1] == values["extraVolumeMounts"][0]
+    assert one("ConfigMap", values) == values["extraObjects"][0]
+
+
+@pytest.mark.parametrize(
+    ("feature", "secret", "entry"),
+    [("keys from a Secret", "keys", "list"), ("a generated key", "phi3-api-keys", "api-keys")],
+)
+def test_keys_are_a_file(feature: str, secret: str, entry: str) -> None:
+    values = FEATURES[feature]
+    items = [{"key": entry, "path": "api-keys"}]
+    assert {"name": "api-keys", "secret": {"secretName": secret, "defaultMode": 0o440, "items": items}} in pod(values)[
+        "volumes"
+    ]
+    assert {"name": "api-keys", "mountPath": "/run/secrets/phi3", "readOnly": True} in server(values)["volumeMounts"]
+    assert environment(values)["CHAT_API_KEYS_FILE"] == "/run/secrets/phi3/api-keys"
+
+
+def test_a_generated_key_is_long_and_outlives_the_release() -> None:
+    secret = one("Secret", FEATURES["a generated key"])
+    assert secret["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    key = base64.b64decode(secret["data"]["api-keys"]).decode()
+    assert len(key) == 40
+    assert key.isalnum()
+
+
+def test_nobody_s_key_is_made_unless_asked() -> None:
+    for values in ({}, FEATURES["keys from a Secret"]):
+        assert "Secret" not in {manifest["kind"] for manifest in render(values)}
+
+
+def test_the_network_policy_lets_in_whom_it_names_and_the_test() -> None:
+    spec = one("NetworkPolicy", FEATURES["a narrow network policy"])["spec"]
+    (rule,) = spec["ingress"]
+    test, *named = rule["from"]
+    assert test["podSelector"]["matchLabels"].items() <= one("Pod", {})["metadata"]["labels"].items()
+    assert named == FEATURES["a narrow network policy"]["networkPolicy"]["from"]
+    assert spec["egress"] == FEATURES["a narrow network policy"]["networkPolicy"]["egress"]
+
+
+def test_the_network_policy_opens_the_server_s_port_and_nothing_else() -> None:
+    spec = one("NetworkPolicy", {})["spec"]
+    assert (spec["policyTypes"], spec["ingress"], spec["egress"]) == (
+        ["Ingress", "Egress"],
+        [{"ports": [{"port": "http"}]}],
+        [],
+    )
+    assert spec["podSelector"]["matchLabels"] == one("Service", {})["spec"]["selector"]
+
+
+def test_the_service_is_port_80_before_5000() -> None:
+    assert one("Service", {})["spec"]["ports"] == [{"name": "http", "port": 80, "targetPort": "http"}]
+    assert server({})["ports"] == [{"name": "http", "containerPort": 5000}]
+
+
+def test_a_load_balancer_has_its_annotations() -> None:
+    service = one("Service", FEATURES["a load balancer"])
+    assert (service["spec"]["type"], service["metadata"]["annotations"]) == ("LoadBalancer", {"internal": "true"})
+
+
+def test_an_ingress_leads_every_host_to_the_service() -> None:
+    ingress = one("Ingress", FEATURES["an Ingress with TLS"])
+    hosts = ["phi3.example.com", "phi.example.com"]
+    backend = {"service": {"name": "phi3", "port": {"name": "http"}}}
+    paths = [{"path": "/", "pathType": "Prefix", "backend": backend}]
+    assert ingress["spec"] == {
+        "ingressClassName": "nginx",
+        "tls": [{"secretName": "certificate", "hosts": hosts}],
+        "rules": [{"host": host, "http": {"paths": paths}} for host in hosts],
+    }
+
+
+def test_an_http_route_waits_for_long_answers() -> None:
+    route = one("HTTPRoute", FEATURES["an HTTPRoute with hosts"])["spec"]
+    assert route["rules"] == [{"backendRefs": [{"name": "phi3", "port": 80}], "timeouts": {"request": "30m"}}]
+    assert route["hostnames"] == ["phi3.example.com"]
+    assert one("HTTPRoute", FEATURES["an HTTPRoute"])["spec"]["rules"][0]["timeouts"] == {"request": "600s"}
+
+
+def test_an_autoscaler_alone_sets_the_number_of_servers() -> None:
+    for feature, kind in (("an autoscaler", "HorizontalPodAutoscaler"), ("KEDA", "ScaledObject")):
+        kinds = {manifest["kind"] for manifest in render(FEATURES[feature])}
+        assert kinds & {"HorizontalPodAutoscaler", "ScaledObject"} == {kind}
+        assert "replicas" not in one("Deployment", FEATURES[feature])["spec"]
+
+
+def test_servers_are_added_by_the_length_of_the_queue() -> None:
+    (metric,) = one("HorizontalPodAutoscaler", FEATURES["an autoscaler"])["spec"]["metrics"]
+    assert metric["pods"] == {"metric": {"name": "waiting"}, "target": {"type": "AverageValue", "averageValue": "4"}}
+    (trigger,) = one("ScaledObject", FEATURES["KEDA"])["spec"]["triggers"]
+    assert trigger["metadata"]["threshold"] == "8"
+    assert trigger["metadata"]["query"] == (
+        'sum(vllm:num_requests_waiting{namespace="models",pod=~"phi3-[a-z0-9]+-[a-z0-9]+"})'
+    )
+
+
+@pytest.mark.parametrize(
+    ("feature", "there"),
+    [
+        ("defaults", False),
+        ("several servers", True),
+        ("several servers without a budget", False),
+        ("no servers", False),
+        ("KEDA", True),
+        ("one server at most", False),
+    ],
+)
+def test_a_budget_is_there_for_several_servers_and_never_blocks_a_drain(feature: str, there: bool) -> None:
+    budgets = [manifest for manifest in render(FEATURES[feature]) if manifest["kind"] == "PodDisruptionBudget"]
+    assert bool(budgets) == there
+    for budget in budgets:
+        assert budget["spec"]["maxUnavailable"] == 1
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+@pytest.mark.parametrize("kind", ["ServiceMonitor", "PodMonitor"])
+def test_a_monitor_reads_the_metrics(kind: str) -> None:
+    spec = one(kind, FEATURES[f"a {kind}"])["spec"]
+    (endpoint,) = spec["endpoints" if kind == "ServiceMonitor" else "podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
+    assert "authorization" not in endpoint
+
+
+def test_a_monitor_sends_a_key_where_one_is_needed() -> None:
+    (endpoint,) = one("ServiceMonitor", FEATURES["monitors that need a key"])["spec"]["endpoints"]
+    assert endpoint["authorization"] == {"type": "Bearer", "credentials": {"name": "keys", "key": "prometheus"}}
+    (endpoint,) = one("PodMonitor", FEATURES["a PodMonitor with labels"])["spec"]["podMetricsEndpoints"]
+    assert endpoint["authorization"]["credentials"] == {"name": "phi3-api-keys", "key": "api-keys"}
+
+
+def test_the_image_is_pulled_ahead_where_servers_may_run() -> None:
+    values = FEATURES["affinity to pods"] | FEATURES["pulled ahead"]
+    ahead = one("DaemonSet", values)["spec"]["template"]["spec"]
+    assert ahead["affinity"] == {"nodeAffinity": pod(values)["affinity"]["nodeAffinity"]}
+    assert ahead["tolerations"] == pod(values)["tolerations"]
+    assert ahead["containers"][0]["image"] == server(values)["image"]
+    assert "nvidia.com/gpu" not in ahead["containers"][0]["resources"]["limits"]
+
+
+def test_the_dashboard_is_a_config_map_for_grafana() -> None:
+    dashboard = one("ConfigMap", FEATURES["alerts and a dashboard"])
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(dashboard["data"]["phi3.json"]) == json.loads((CHART / "files/dashboard.json").read_text())
+
+
+def test_kaito_s_images_run_behind_the_same_service() -> None:
+    values = yaml.safe_load((CHART / "examples/kaito.yaml").read_text())
+    for model in MODELS[:4]:
+        container = server({"model": model, **values})
+        assert container["image"] == f"mcr.microsoft.com/aks/kaito/kaito-phi-3-{model}-instruct:0.0.1"
+        assert container["ports"] == [{"name": "http", "containerPort": 5000}]
+        assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+        assert one("Service", {"model": model, **values}) == one("Service", {"model": model})

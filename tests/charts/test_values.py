@@ -1,0 +1,81 @@
+"""Every value is used by a template and documented, and no template uses another."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from tests.charts.helm import CHART, MODELS, ROOT, defaults, server
+
+TEMPLATES = [path for path in (CHART / "templates").rglob("*") if path.is_file()]
+SOURCE = "\n".join(path.read_text() for path in TEMPLATES)
+README = (CHART / "README.md").read_text().split("## Values")[1]
+
+
+def leaves(values: dict[str, Any], above: str = "") -> Iterator[str]:
+    """The paths of the values that have no documented ones below them."""
+    documented = {"models", "image", "weights", "gpu", "probes", "auth", "networkPolicy", "service", "ingress"}
+    documented |= {"httpRoute", "autoscaling", "podDisruptionBudget", "prepull", "metrics", "startup"}
+    documented |= {"selector", "monitor", "rules", "dashboard"}
+    for key, value in values.items():
+        path = f"{above}{key}"
+        if key in documented and isinstance(value, dict) and path != "models":
+            yield from leaves(value, f"{path}.")
+        else:
+            yield path
+
+
+OF_A_MODEL = set(leaves(defaults()["models"]["mini-4k"]))
+
+
+def test_every_value_is_used_and_every_value_used_is_there() -> None:
+    # `.Files` aside, templates write the whole path, so that it can be found.
+    assert set(re.findall(r"\.Values\.([\w.]+\w)", SOURCE)) - {"models", "model"} | {"models", "model"} == set(
+        leaves(defaults())
+    )
+
+
+def test_everything_of_a_model_is_used_and_all_that_is_used_is_there() -> None:
+    assert set(re.findall(r"\$model\.([\w.]+\w)", SOURCE)) == OF_A_MODEL
+    for model in MODELS:
+        assert set(leaves(defaults()["models"][model])) == OF_A_MODEL
+
+
+def test_every_value_is_in_the_readme() -> None:
+    documented = set(re.findall(r"^\| `([\w.]+)` \|", README, re.MULTILINE))
+    assert documented == set(leaves(defaults())) | {f"models.NAME.{path}" for path in OF_A_MODEL}
+
+
+def test_the_schema_and_the_tables_follow_from_the_values() -> None:
+    script = ROOT / "scripts/_chart_docs.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_chart_s_versions_are_the_project_s() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert chart["appVersion"] == version
+
+
+def test_the_images_that_a_mirror_needs_are_listed() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    listed = {entry["image"] for entry in yaml.safe_load(chart["annotations"]["artifacthub.io/images"])}
+    bare = server({"weights": {"source": "volume"}})["image"]
+    assert listed == {bare, *(server({"model": model})["image"] for model in MODELS)}
+
+
+def test_templates_are_short_and_have_one_kind_each() -> None:
+    for path in TEMPLATES:
+        lines = path.read_text().splitlines()
+        if path.suffix == ".yaml":
+            assert sum(line.startswith("kind: ") for line in lines) <= 1, path
+            assert len(lines) <= 60 or path.name == "deployment.yaml", path
+
+
+def test_every_helper_has_a_sentence() -> None:
+    helpers = (CHART / "templates/_helpers.tpl").read_text()
+    assert helpers.count("{{- define ") == len(re.findall(r"^\{\{/\* [^\n]+\. \*/\}\}\n\{\{- define ", helpers, re.M))

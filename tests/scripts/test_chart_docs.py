@@ -1,0 +1,67 @@
+"""scripts/chart-docs on a copy of the chart."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+class Tree:
+    """A repository with nothing in it but the chart and what documents it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.chart = root / "charts/phi3"
+        shutil.copytree(ROOT / "charts/phi3", self.chart)
+        (root / "scripts").mkdir()
+        for name in ("_chart_docs.py", "_work.py"):
+            shutil.copy(ROOT / "scripts" / name, root / "scripts")
+
+    def run(self, *flags: str) -> subprocess.CompletedProcess[str]:
+        """Run what scripts/chart-docs runs."""
+        command: list[str | Path] = [sys.executable, self.root / "scripts/_chart_docs.py", *flags]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    def add(self, lines: str) -> None:
+        """Add a value to values.yaml."""
+        with (self.chart / "values.yaml").open("a") as file:
+            file.write(lines)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path)
+
+
+def test_a_new_value_comes_into_the_schema_and_the_table(tree: Tree) -> None:
+    comment = "# Speed of the answers. Raise it for haste. For example:\n#   7\n# @schema {minimum: 1, maximum: 9}\n"
+    tree.add(f"\n{comment}speed: 5\n")
+    done = tree.run("--check")
+    assert done.returncode == 1
+    assert "charts/phi3/values.schema.json is older than values.yaml: run scripts/chart-docs" in done.stderr
+    assert "charts/phi3/README.md is older than values.yaml: run scripts/chart-docs" in done.stderr
+
+    assert tree.run().returncode == 0
+    assert tree.run("--check").returncode == 0
+    schema = json.loads((tree.chart / "values.schema.json").read_text())["properties"]["speed"]
+    meaning = "Speed of the answers. Raise it for haste."
+    assert schema == {"description": meaning, "type": "integer", "minimum": 1, "maximum": 9, "default": 5}
+    assert f"| `speed` | integer | `5` | {meaning} |" in (tree.chart / "README.md").read_text()
+
+
+@pytest.mark.parametrize("comment", ["", "# Speed of the answers.\n"])
+def test_a_value_without_a_word_on_when_to_change_it_is_refused(tree: Tree, comment: str) -> None:
+    tree.add(f"\n{comment}speed: 5\n")
+    done = tree.run()
+    assert done.returncode == 1
+    assert "the comment of speed does not say when to change it" in done.stderr
+
+
+def test_a_type_that_kubernetes_does_not_have_is_refused(tree: Tree) -> None:
+    tree.add("\n# Speed of the answers. Raise it for haste.\n# @schema {$ref: Sped}\nspeed: {}\n")
+    assert tree.run().stderr == "charts/phi3/values.yaml: Kubernetes 1.37 has no type Sped\n"
