@@ -48,17 +48,30 @@ def test_it_is_a_test_that_runs_where_the_image_is_and_leaves_nothing() -> None:
     assert pod["spec"]["containers"][0]["image"] == server["containers"][0]["image"]
 
 
-def test_a_server_passes(demo: Path) -> None:
-    with running(demo) as server:
-        done = ask(server.url)
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    file = tmp_path / "api-keys"
+    file.write_text("right-key\nother-key\n")
+    return file
+
+
+def test_a_server_with_keys_passes(demo: Path, keys: Path) -> None:
+    with running(demo, "--api-keys-file", str(keys)) as server:
+        done = ask(server.url, keys)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "passed: POST /chat answers" in done.stdout
     assert "Paris" in done.stdout
-    assert "passed: GET /metrics answers" in done.stdout
+    for passed in (
+        "POST /chat answers",
+        "POST /v1/chat/completions streams",
+        "GET /metrics answers",
+        "POST /chat without a key is refused",
+        "POST /chat with a wrong key is refused",
+    ):
+        assert f"passed: {passed}" in done.stdout
 
 
 class Played(BaseHTTPRequestHandler):
-    """A server that answers what a test wants of it, and asks for the key "right" where `guarded`."""
+    """A server that answers what a test wants of it, and asks for the key "right-key" where `guarded`."""
 
     answers: ClassVar[dict[str, str]]
     guarded: ClassVar[bool]
@@ -71,7 +84,7 @@ class Played(BaseHTTPRequestHandler):
         self.answer()
 
     def answer(self) -> None:
-        known = self.headers.get("Authorization") == "Bearer right"
+        known = self.headers.get("Authorization") == "Bearer right-key"
         self.send_response(200 if known or not self.guarded else 401)
         self.end_headers()
         self.wfile.write(self.answers[self.path].encode())
@@ -100,21 +113,6 @@ def played(guarded: bool = True, **changed: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> Path:
-    file = tmp_path / "api-keys"
-    file.write_text("right\nother\n")
-    return file
-
-
-def test_streaming_and_keys_are_checked(keys: Path) -> None:
-    with played() as url:
-        done = ask(url, keys)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "passed: POST /v1/chat/completions streams" in done.stdout
-    assert "passed: POST /chat with a wrong key is refused" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.engine.cache import KeyValueCache
 from app.engine.engine import Engine
 from app.metrics import Metrics
+from tests.app.engine.requests import generation, request
 from tests.charts.cases import FEATURES
 from tests.charts.helm import CHART, one
 
@@ -29,7 +30,7 @@ def exported() -> dict[str, set[str]]:
         cast("KeyValueCache", SimpleNamespace(reserved=1, tokens=2)),
     )
     metrics.answered("POST", "/chat", 200)
-    metrics.finished("stop")
+    metrics.served(generation(request([1], 1)), "stop")
     families = text_string_to_metric_families(metrics.text().decode())
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 
