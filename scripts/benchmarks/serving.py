@@ -85,7 +85,7 @@ One question of a client follows on the last one's answer. `generate alone` is t
 the highest sum of the resident sets of a server's processes, where pages that they share count for each.
 
 Time to the first token of `transformers serve` is what its client saw; of the others what the server measured, from
-the request's arrival to the token. `phi3` does not stream from `/chat`: its figures are interpolated between the
+the request's arrival to the token. `phi3` is asked for whole answers: its figures are interpolated between the
 buckets of its histogram `vllm:time_to_first_token_seconds`, so they are coarse, and it has none for the time per token,
 which is the time from an answer's first token to its end, over the tokens after the first.
 
