@@ -1,0 +1,81 @@
+"""Makes the layers of the runtime image from an environment with all packages: runs inside the build, on any Python 3.
+
+Usage: packages.py ENVIRONMENT LAYERS. What serving never loads is left out, and the saving printed; the rest is moved
+to LAYERS/cuda, LAYERS/torch and LAYERS/packages, from rarely to often changed. The bytecode does not depend on times.
+"""
+
+import compileall
+import re
+import shutil
+import sys
+from pathlib import Path
+from py_compile import PycInvalidationMode
+
+BUILD_ONLY = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence.pth")
+UNUSED = {
+    "triton, which needs a C compiler": r"triton([-/].*)",
+    "static libraries": r".*\.a",
+    "headers": r"(torch|nvidia)/(.*/)?include/.*",
+    "programs and build files": r"torch/(bin|share)/.*|nvidia/(.*/)?(bin|share|src|nvvm/(bin|libdevice))/.*",
+    "tests": r"torch/(testing/_internal|test)/.*|(.*/)?tests?/.*\.py",
+    "types": r".*\.pyi",
+}
+"""By kind, what inference never loads, as a pattern for paths below site-packages."""
+LAYERS = {
+    "cuda": r"(nvidia|cuda)([-_.].*)?",
+    "torch": r"(torch|functorch|torchgen)([-.].*)?",
+}
+"""By layer, which entries of site-packages it gets; `packages` gets the others."""
+
+
+def trim(packages: Path) -> dict[str, int]:
+    """Remove what is not needed, and return the bytes saved by kind."""
+    saved = dict.fromkeys(["build tools", *UNUSED], 0)
+    for entry in list(packages.iterdir()):
+        if re.fullmatch("|".join(map(re.escape, BUILD_ONLY)), re.sub(r"-.*\.dist-info$", "", entry.name)):
+            saved["build tools"] += size(entry)
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    for file in [path for path in packages.rglob("*") if path.is_file() and not path.is_symlink()]:
+        name = file.relative_to(packages).as_posix()
+        kind = next((kind for kind, pattern in UNUSED.items() if re.fullmatch(pattern, name)), None)
+        if kind:
+            saved[kind] += file.stat().st_size
+            file.unlink()
+    return saved
+
+
+def split(environment: Path, layers: Path) -> None:
+    """Move the environment's files to the layers."""
+    packages = next(environment.glob("lib/python3*/site-packages"))
+    for layer, pattern in LAYERS.items():
+        target = layers / layer / packages.relative_to(environment)
+        target.mkdir(parents=True)
+        for entry in sorted(packages.iterdir()):
+            if re.fullmatch(pattern, entry.name):
+                entry.rename(target / entry.name)
+    environment.rename(layers / "packages")
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def main(environment: Path, layers: Path) -> None:
+    """Trim, compile and split."""
+    packages = next(environment.glob("lib/python3*/site-packages"))
+    before = size(packages)
+    for kind, count in trim(packages).items():
+        print(f"without {kind}: {count / 1e6:,.0f} MB less")
+    print(f"packages: {size(packages) / 1e6:,.0f} MB, of {before / 1e6:,.0f} MB installed", flush=True)
+    # Some packages carry code for other versions of Python, which does not compile.
+    compileall.compile_dir(packages, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+    for script in (environment / "bin").iterdir():
+        if not script.is_symlink():
+            script.unlink()
+    split(environment, layers)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
