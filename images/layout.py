@@ -40,12 +40,14 @@ class Layout:
     def write(self, digest: str, size: int, content: Callable[[], Iterator[bytes]]) -> None:
         """Store a blob; it was synced to the disk before it has its name."""
         with self._explained():
-            self._prepare(size)
             part = self._path(digest).with_name(f".{digest.removeprefix('sha256:')}.{uuid.uuid4().hex}")
+            with self._alone():
+                self._prepare(size)
+                output = part.open("xb")
+                # Held while it is written, so that others can tell what a killed process left behind.
+                fcntl.flock(output, fcntl.LOCK_EX)
             try:
-                with part.open("xb") as output:
-                    # Held while it is written, so that others can tell what a killed process left behind.
-                    fcntl.flock(output, fcntl.LOCK_EX)
+                with output:
                     for piece in digested(content(), digest, digest):
                         output.write(piece)
                     output.flush()
@@ -68,7 +70,8 @@ class Layout:
         if not isinstance(source, Layout):
             return False
         with self._explained():
-            self._prepare(0)
+            with self._alone():
+                self._prepare(0)
             try:
                 os.link(source._path(digest), self._path(digest))
             except FileExistsError:
@@ -131,11 +134,11 @@ class Layout:
             raise ImageError(f"{self._folder}/index.json is not that of an OCI layout: use another folder") from error
 
     def _prepare(self, size: int) -> None:
-        """Make the folder, remove what killed processes left, and refuse a disk that is too small."""
+        """Make what a layout has, remove what killed processes left, and refuse a disk that is too small."""
         blobs = self._folder / "blobs/sha256"
-        if self._folder.exists() and any(self._folder.iterdir()) and not (self._folder / "oci-layout").exists():
+        others = [path for path in self._folder.iterdir() if not path.name.startswith(".")]
+        if others and not (self._folder / "oci-layout").exists():
             raise ImageError(f"{self._folder} holds something else than an OCI layout: name a new or empty folder")
-        self._folder.mkdir(parents=True, exist_ok=True)
         if not (self._folder / "oci-layout").exists():
             _write(self._folder / "oci-layout", '{"imageLayoutVersion": "1.0.0"}')
         blobs.mkdir(parents=True, exist_ok=True)
@@ -149,9 +152,13 @@ class Layout:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with (self._folder / "oci-layout").open("rb") as lock:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self._folder, os.O_RDONLY)
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(lock)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -102,6 +102,7 @@ class Hub:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body go out in two pieces
 
     def __init__(self, hub: Hub, host: str, *arguments: Any) -> None:
         self.hub = hub

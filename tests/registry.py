@@ -82,8 +82,8 @@ class Fault:
 class Proxy:
     """Stands before the registry at `upstream` inside a `with` block, and keeps what it was asked in `calls`.
 
-    With `token` it wants a bearer token, which `tokens` requests may use before it expires, and gives them out at /token
-    to the user name and password `token`, or to anybody where that is (), or for the identity token that is a string.
+    With `token` it wants a bearer token, which expires after `uses` requests. It gives them out at /token: to the user
+    name and password `token`, to anybody where that is (), or for the identity token where it is a string.
     """
 
     upstream: str
@@ -121,6 +121,7 @@ class Proxy:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body go out in two pieces
 
     def __init__(self, proxy: Proxy, *arguments: object) -> None:
         self.proxy = proxy
@@ -147,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._forward(fault)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _handle  # noqa: N815
 
     def _admitted(self) -> bool:
         if self.proxy.token is None:
