@@ -13,6 +13,7 @@ from images.layer import FOLDER
 from images.store import LAYER
 
 BLOCK = 1 << 20
+SMALL_BLOCK = 1 << 16  # tarfile copies what is left of one after each header
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 """How a layer removes what lies below: https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts."""
@@ -64,7 +65,7 @@ def examine(pieces: Iterator[bytes], media_type: str, digest: str) -> Contents:
     stream = _Stream(_unzipped(pieces) if media_type.endswith("+gzip") else pieces)
     hidden = ""
     try:
-        with tarfile.open(fileobj=io.BufferedReader(stream, BLOCK), mode="r|", bufsize=BLOCK) as archive:
+        with tarfile.open(fileobj=io.BufferedReader(stream, BLOCK), mode="r|", bufsize=SMALL_BLOCK) as archive:
             for entry in archive:
                 archive.members = []  # type: ignore[attr-defined] # else all would be kept
                 hidden = hidden or (entry.name if _hides(entry.name) else "")

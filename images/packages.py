@@ -7,6 +7,7 @@ to LAYERS/cuda, LAYERS/torch and LAYERS/packages, from rarely to often changed. 
 import compileall
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from py_compile import PycInvalidationMode
@@ -16,11 +17,21 @@ UNUSED = {
     "triton, which needs a C compiler": r"triton([-/].*)",
     "static libraries": r".*\.a",
     "headers": r"(torch|nvidia)/(.*/)?include/.*",
-    "programs and build files": r"torch/(bin|share)/.*|nvidia/(.*/)?(bin|share|src|nvvm/(bin|libdevice))/.*",
-    "tests": r"torch/(testing/_internal|test)/.*|(.*/)?tests?/.*\.py",
+    "programs": r"torch/(bin/(?!torch_shm_manager$)|share/).*|nvidia/(.*/)?(bin|share|src|nvvm/bin)/.*",
+    "tests": r"(.*/)?tests/.*\.py",
     "types": r".*\.pyi",
 }
 """By kind, what inference never loads, as a pattern for paths below site-packages."""
+LOADED = (
+    "torch.export",
+    "torch.utils.checkpoint",
+    "transformers.generation.continuous_batching",
+    "transformers.models.phi3.modeling_phi3",
+    "accelerate",
+    "flask_openapi3",
+    "gunicorn.workers.gthread",
+)
+"""What serving loads, which has to load without what is left out."""
 LAYERS = {
     "cuda": r"(nvidia|cuda)([-_.].*)?",
     "torch": r"(torch|functorch|torchgen)([-.].*)?",
@@ -71,6 +82,8 @@ def main(environment: Path, layers: Path) -> None:
     print(f"packages: {size(packages) / 1e6:,.0f} MB, of {before / 1e6:,.0f} MB installed", flush=True)
     # Some packages carry code for other versions of Python, which does not compile.
     compileall.compile_dir(packages, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+    # What was left out too much shows here, not on a GPU in the night.
+    subprocess.run([environment / "bin/python", "-B", "-c", f"import {', '.join(LOADED)}"], check=True)
     for script in (environment / "bin").iterdir():
         if not script.is_symlink():
             script.unlink()

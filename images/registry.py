@@ -34,6 +34,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 TIMEOUT = httpx.Timeout(60, connect=20)
 UPLOAD_TIMEOUT = httpx.Timeout(60, connect=20, read=600)  # some registries copy a blob before they answer
 REDIRECTS = 5
+RENEWALS = 3  # of a token, for one request: others may use up what a token allows
 REDIRECT = (301, 302, 303, 307, 308)
 
 
@@ -172,8 +173,8 @@ class Registry:
                     redirects += 1
                     address = self._same_security(address, response.headers.get("Location", ""))
                     continue
-                if response.status_code == httpx.codes.UNAUTHORIZED and ours and not refused:
-                    refused = 1
+                if response.status_code == httpx.codes.UNAUTHORIZED and ours and refused < RENEWALS:
+                    refused += 1
                     self._authorization.renew(response, token)
                     if repeatable:
                         continue

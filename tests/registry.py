@@ -95,7 +95,7 @@ class Proxy:
     scopes: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
+        self._server = _Server(("127.0.0.1", 0), partial(_Handler, self))
         self._server.daemon_threads = True
         self.host = f"127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
@@ -119,6 +119,11 @@ class Proxy:
         return None
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of connections that a client, or a fault, has cut."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # headers and body go out in two pieces
@@ -135,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         fault = self.proxy.fault(self.command, self.path)
         if fault and fault.after is not None:
-            self._read(fault.after)
+            self._read(min(fault.after, int(self.headers.get("Content-Length", 0))))
         if not self._admitted():
             challenge = f'Bearer realm="http://{self.proxy.host}/token",service="test"'
             name = re.sub(r"/(blobs|manifests)/.*", "", urlsplit(self.path).path.removeprefix("/v2/"))
