@@ -12,16 +12,19 @@ import sys
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
-BUILD_ONLY = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence.pth")
+WHOLE = {
+    "build tools": ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence.pth"),
+    "triton, which needs a C compiler": ("triton",),
+}
+"""By kind, the packages that are left out."""
 UNUSED = {
-    "triton, which needs a C compiler": r"triton([-/].*)",
     "static libraries": r".*\.a",
     "headers": r"(torch|nvidia)/(.*/)?include/.*",
     "programs": r"torch/(bin/(?!torch_shm_manager$)|share/).*|nvidia/(.*/)?(bin|share|src|nvvm/bin)/.*",
     "tests": r"(.*/)?tests/.*\.py",
     "types": r".*\.pyi",
 }
-"""By kind, what inference never loads, as a pattern for paths below site-packages."""
+"""By kind, what inference never loads of the others, as a pattern for paths below site-packages."""
 LOADED = (
     "torch.export",
     "torch.utils.checkpoint",
@@ -41,16 +44,17 @@ LAYERS = {
 
 def trim(packages: Path) -> dict[str, int]:
     """Remove what is not needed, and return the bytes saved by kind."""
-    saved = dict.fromkeys(["build tools", *UNUSED], 0)
-    for entry in list(packages.iterdir()):
-        if re.fullmatch("|".join(map(re.escape, BUILD_ONLY)), re.sub(r"-.*\.dist-info$", "", entry.name)):
-            saved["build tools"] += size(entry)
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    saved = dict.fromkeys([*WHOLE, *UNUSED], 0)
+    for kind, names in WHOLE.items():
+        for entry in list(packages.iterdir()):
+            if re.sub(r"-[^-]*\.dist-info$", "", entry.name) in names:
+                saved[kind] += size(entry)
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     for file in [path for path in packages.rglob("*") if path.is_file() and not path.is_symlink()]:
         name = file.relative_to(packages).as_posix()
-        kind = next((kind for kind, pattern in UNUSED.items() if re.fullmatch(pattern, name)), None)
-        if kind:
-            saved[kind] += file.stat().st_size
+        unused = next((kind for kind, pattern in UNUSED.items() if re.fullmatch(pattern, name)), None)
+        if unused:
+            saved[unused] += file.stat().st_size
             file.unlink()
     return saved
 

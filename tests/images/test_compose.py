@@ -59,7 +59,7 @@ def test_weights_are_below_and_the_runtime_is_on_top(
 
 def test_missing_weights_are_named(entry: lock.Entry, base: Reference, tmp_path: Path) -> None:
     empty = reference.parse(f"oci:{tmp_path}/empty:1")
-    with pytest.raises(ImageError, match="lacks model-00001-of-00002.safetensors"):
+    with pytest.raises(ImageError, match=r"lacks model-00001-of-00002\.safetensors"):
         compose(entry, base, empty)
     assert empty.store.manifest("1") is None
 

@@ -103,7 +103,7 @@ def test_a_blob_keeps_its_last_piece_until_its_digest_is_right() -> None:
     content = b"abc" * 100
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     assert b"".join(digested(pieces(content, 7), digest, "it")) == content
-    got = []
+    got: list[bytes] = []
     with pytest.raises(ImageError, match="the digest of it is"):
         got.extend(digested(pieces(content, 7), "sha256:" + "0" * 64, "it"))
     assert len(b"".join(got)) == 294
@@ -129,7 +129,7 @@ def shard(header: bytes | dict[str, object], size: int) -> bytes:
 def test_a_shard_that_is_no_safetensors_is_refused_before_anything_of_it_is_passed_on(
     content: bytes, problem: str
 ) -> None:
-    got = []
+    got: list[bytes] = []
     with pytest.raises(ImageError, match=f"m.safetensors from somewhere is not a sound safetensors file: {problem}"):
         got.extend(checked(file("m.safetensors", content), pieces(content), "somewhere"))
     assert got == []

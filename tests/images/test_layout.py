@@ -1,7 +1,6 @@
 """Images in a folder."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -76,7 +75,7 @@ def test_a_blob_is_linked_from_another_layout_on_the_disk(tmp_path: Path) -> Non
     assert two.borrow(DIGEST, len(CONTENT), one)
     assert two.borrow(DIGEST, len(CONTENT), one)
     paths = [tmp_path / name / "blobs/sha256" / DIGEST[7:] for name in ("one", "two")]
-    assert os.path.samefile(*paths)
+    assert paths[0].samefile(paths[1])
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
