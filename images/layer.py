@@ -38,9 +38,7 @@ class Layer:
     @property
     def size(self) -> int:
         """Bytes of the whole archive."""
-        return (
-            len(self._folders()) + sum(len(self._header(f)) + f.size + len(_padding(f)) for f in self.files) + len(END)
-        )
+        return sum(part.size if isinstance(part, File) else len(part) for part in self.frame())
 
     def stream(self, read: Callable[[File], Iterator[bytes]], place: str) -> Iterator[bytes]:
         """Yield the archive, with the bytes that `read` gives for each file.
@@ -48,19 +46,24 @@ class Layer:
         Raises DamagedError where a file has another size or hash than it should, or a shard's header is not sound;
         `place` is where the files come from.
         """
+        for part in self.frame():
+            if isinstance(part, File):
+                yield from checked(part, read(part), place)
+            else:
+                yield part
+
+    def frame(self) -> Iterator[bytes | File]:
+        """Yield the archive's headers, zeros and end, and each file where its bytes belong."""
         yield self._folders()
         for file in self.files:
-            yield self._header(file)
-            yield from checked(file, read(file), place)
-            yield _padding(file)
+            yield _entry(f"{FOLDER}/{self.model}/{file.name}", tarfile.REGTYPE, 0o644, file.size)
+            yield file
+            yield bytes(-file.size % BLOCK)
         yield END
 
     def _folders(self) -> bytes:
         # Without entries for folders, some runtimes make them for root alone.
         return b"".join(_entry(path, tarfile.DIRTYPE, 0o755) for path in (FOLDER, f"{FOLDER}/{self.model}"))
-
-    def _header(self, file: File) -> bytes:
-        return _entry(f"{FOLDER}/{self.model}/{file.name}", tarfile.REGTYPE, 0o644, file.size)
 
 
 def plan(model: str, files: list[File]) -> list[Layer]:
@@ -110,7 +113,3 @@ def _entry(path: str, kind: bytes, mode: int, size: int = 0) -> bytes:
     entry = tarfile.TarInfo(path)
     entry.type, entry.mode, entry.size = kind, mode, size  # owner, group and times are 0
     return entry.tobuf(tarfile.GNU_FORMAT)  # differs from ustar only from 8 GiB on
-
-
-def _padding(file: File) -> bytes:
-    return bytes(-file.size % BLOCK)

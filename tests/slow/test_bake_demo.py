@@ -23,7 +23,7 @@ class Podman:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._command = ["podman", "--root", folder / "root", "--runroot", folder / "run"]
+        self._command: list[str | Path] = ["podman", "--root", folder / "root", "--runroot", folder / "run"]
         self._command += ["--cgroup-manager", "cgroupfs", "--runtime", "runc"]
 
     def run(self, *arguments: str) -> str:
@@ -56,8 +56,9 @@ def image(demo: Path) -> Iterator[tuple[Path, str]]:
     # On the disk of the repository, where layers are linked and not copied.
     folder = ROOT / ".images/test"
     shutil.rmtree(folder, ignore_errors=True)
-    command = [ROOT / "scripts/bake", "demo", f"oci:{folder}"]
-    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    printed = subprocess.run(
+        [ROOT / "scripts/bake", "demo", f"oci:{folder}"], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
     yield folder, printed
     shutil.rmtree(folder)
 
