@@ -13,6 +13,7 @@ from images.errors import ImageError
 from images.folder import Folder
 from images.hub import Hub
 from images.source import Source
+from images.store import require
 
 NAME = "oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]; the default tag is this version"
 
@@ -62,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_lock(verb)
     _add_plain_http(verb)
     verb.set_defaults(action=_compose)
+
+    verb = verbs.add_parser("name", help="print the last part of the name that a model's image has")
+    verb.add_argument("model", metavar="MODEL")
+    verb.set_defaults(action=lambda options: print(find(options.model).image))
 
     verb = verbs.add_parser("verify", help="hold a published image against the lock, without pulling it")
     verb.add_argument("image", metavar="IMAGE", help=NAME)
@@ -136,7 +141,7 @@ def _weights(options: argparse.Namespace) -> None:
 def _runtime(options: argparse.Namespace) -> None:
     target = reference.parse(options.destination, plain_http=options.plain_http)
     runtime.build(target, options.base)
-    print(target)
+    print(f"{target}@{require(target.store, target.tag).digest}")
 
 
 def _compose(options: argparse.Namespace) -> None:

@@ -15,12 +15,16 @@ DEMO = "demo"
 
 @dataclass(frozen=True)
 class Model:
-    """A model: `repository` and `revision` (40 hexadecimal digits) on the hub, `licence` an SPDX identifier."""
+    """A model: `repository` and `revision` (40 hexadecimal digits) on the hub, `licence` an SPDX identifier.
+
+    `image` is the last part of the name of its image.
+    """
 
     name: str
     repository: str
     revision: str
     licence: str
+    image: str
     context: int
 
 
@@ -28,7 +32,7 @@ def read(path: Path = PATH) -> dict[str, Model]:
     """Return the models of a catalogue by name; raises ImageError where it has none, or not what one needs."""
     try:
         entries = yaml.safe_load(path.read_text())["models"]
-        fields = ("repository", "revision", "licence", "context")
+        fields = ("repository", "revision", "licence", "image", "context")
         models = {name: Model(name, **{field: entry[field] for field in fields}) for name, entry in entries.items()}
     except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
         raise ImageError(f"{path} cannot be read as a catalogue of models: {error!r}") from error
@@ -42,7 +46,7 @@ def find(name: str) -> Model:
     """Return a model by name; raises ImageError, which lists the names, where there is none of that name."""
     models = read()
     if name == DEMO:
-        return Model(DEMO, "", "", "Apache-2.0", 8192)
+        return Model(DEMO, "", "", "Apache-2.0", "phi-3-demo", 8192)
     if name not in models:
         raise ImageError(f"there is no model {name!r}: choose {', '.join([DEMO, *models])}")
     return models[name]

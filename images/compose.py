@@ -67,7 +67,6 @@ def compose(entry: Entry, runtime: Reference, target: Reference) -> Manifest:
             "org.opencontainers.image.title": f"phi3 {entry.model}",
             "org.opencontainers.image.version": VERSION,
             "org.opencontainers.image.base.digest": source.digest,
-            "org.opencontainers.image.base.name": str(runtime),
         },
     }
     manifest = Manifest(dump(composed), MANIFEST)

@@ -34,7 +34,7 @@ def parse(text: str, *, plain_http: bool = False) -> Reference:
     Raises ImageError, which says what is allowed.
     """
     if text.startswith("oci:"):
-        found = re.fullmatch(rf"oci:(?P<name>.+?)(?:@(?P<digest>{DIGEST})|:(?P<tag>{TAG}))?", text)
+        found = re.fullmatch(rf"oci:(?P<name>.+?)(?::(?P<tag>{TAG}))?(?:@(?P<digest>{DIGEST}))?", text)
         if found:
             store: Store = Layout(Path(found["name"]))
             return Reference(store, f"oci:{found['name']}", found["digest"] or found["tag"] or VERSION)

@@ -134,7 +134,7 @@ class Bench:
         build = ["build", "--quiet", "--layers", "--isolation", "chroot", "--file", str(self.work / "Dockerfile")]
         self._run([*command, *build, "--tag", "weights", str(self.work / "model")])
         self._run([*command, "push", "--quiet", "--tls-verify=false", "weights", f"docker://{self._host}/buildah:1"])
-        unmount = ["umount", self.work / "storage/overlay"]
+        unmount: list[str | Path] = ["umount", self.work / "storage/overlay"]
         subprocess.run(unmount, capture_output=True, check=False)
 
     def oras(self) -> None:

@@ -27,6 +27,8 @@ def test_what_is_no_catalogue_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_a_branch_is_no_revision(tmp_path: Path) -> None:
-    (tmp_path / "catalogue.yaml").write_text("models: {a: {repository: r, revision: main, licence: MIT, context: 1}}")
+    (tmp_path / "catalogue.yaml").write_text(
+        "models: {a: {repository: r, revision: main, licence: MIT, image: i, context: 1}}"
+    )
     with pytest.raises(ImageError, match="40 hexadecimal digits"):
         read(tmp_path / "catalogue.yaml")
