@@ -27,6 +27,7 @@ from images.errors import ImageError, TransientError
 from images.retry import TRANSIENT, delay, retry_after
 from images.source import INDEX, WEIGHTS, File, is_wanted
 
+BLOCK = 1 << 18
 TRIES = 5  # in a row without a single new byte
 
 
@@ -100,7 +101,7 @@ class Hub:
                     f"{self.place} promises {present + promised:,} bytes of {file.name}, which should have "
                     f"{file.size:,}: the file has changed, or HF_ENDPOINT is not a true mirror"
                 )
-            for piece in response.iter_bytes():
+            for piece in response.iter_bytes(BLOCK):
                 skipped = min(start - present, len(piece))
                 present += skipped
                 if skipped < len(piece):
