@@ -53,8 +53,8 @@ def podman() -> Iterator[Podman]:
 def image(demo: Path) -> Iterator[tuple[Path, str]]:
     """The layout that `scripts/bake demo` makes, and what it prints."""
     assert demo.is_dir()
-    # On the disk of the repository, where layers are linked and not copied.
-    folder = ROOT / ".images/test"
+    # On the disk of the repository, where layers are linked and not copied; podman takes no name that begins with a dot.
+    folder = ROOT / "dist/test"
     shutil.rmtree(folder, ignore_errors=True)
     printed = subprocess.run(
         [ROOT / "scripts/bake", "demo", f"oci:{folder}"], stdout=subprocess.PIPE, text=True, check=True
