@@ -53,7 +53,7 @@ def podman() -> Iterator[Podman]:
 def image(demo: Path) -> Iterator[tuple[Path, str]]:
     """The layout that `scripts/bake demo` makes, and what it prints."""
     assert demo.is_dir()
-    # On the disk of the repository, where layers are linked and not copied; podman takes no name that begins with a dot.
+    # On the disk of the repository, where layers are linked, under a name without a dot, which podman needs.
     folder = ROOT / "dist/test"
     shutil.rmtree(folder, ignore_errors=True)
     printed = subprocess.run(
