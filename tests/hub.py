@@ -41,7 +41,8 @@ class Hub:
     `token` is what it takes to get files, if anything; their list is public, as that of a gated repository.
     The next settings go by the name of a file: `cut` is after how many bytes its first answer ends, `stall`
     after how many it halts until `released` is set, `status` what its first request is refused with, `flip`
-    the byte that is sent wrong, `sizes` a size that is claimed. Without `ranges` every answer holds the whole
+    the byte that is sent wrong, `flip_once` one that is wrong in the first answer alone, `sizes` a size that is
+    claimed. Without `ranges` every answer holds the whole
     file. `claimed_revision` is the commit that the hub says it answers with.
     """
 
@@ -53,6 +54,7 @@ class Hub:
     stall: dict[str, int] = field(default_factory=dict)
     status: dict[str, int] = field(default_factory=dict)
     flip: dict[str, int] = field(default_factory=dict)
+    flip_once: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     ranges: bool = True
     claimed_revision: str = ""
@@ -102,6 +104,7 @@ class Hub:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body go out in two pieces
 
     def __init__(self, hub: Hub, host: str, *arguments: Any) -> None:
         self.hub = hub
@@ -175,6 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = bytearray((self.hub.folder / name).read_bytes())
         if name in self.hub.flip:
             content[self.hub.flip[name]] ^= 1
+        if name in self.hub.flip_once:
+            content[self.hub.flip_once.pop(name)] ^= 1
         if not (self.record.range and self.hub.ranges):
             self._send(200, headers, bytes(content), name)
             return

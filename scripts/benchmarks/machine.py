@@ -7,16 +7,17 @@ import platform
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
 
-def about(name: str) -> str:
+def about(name: str, packages: Sequence[str] = ("torch", "transformers")) -> str:
     """Say what the benchmark `name`, which is about to begin, runs on, when, with what, and by which command."""
     found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     processor = found[1] if found else platform.machine()
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("torch", "transformers"))
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
     threads = [f"{key}={value}" for key, value in sorted(os.environ.items()) if key.startswith("OMP_")]
     command = shlex.join([*threads, "scripts/bench", name, *sys.argv[1:]])
     return (

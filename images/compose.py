@@ -1,0 +1,111 @@
+"""An image made of two by manifest alone: layers of weights first, those of the runtime on top.
+
+In this order a new runtime leaves the weights where they are on a node, since a node keeps a layer by the chain of
+layers below it.
+"""
+
+from typing import Any
+
+from images import VERSION
+from images.errors import ImageError
+from images.files import Contents, examine
+from images.layer import FOLDER
+from images.lock import Entry
+from images.parallel import Stop, each
+from images.progress import Progress
+from images.reference import Reference
+from images.retry import retried
+from images.store import CONFIG, LAYER, MANIFEST, Manifest, Store, dump, get, put, require
+from images.weights import CONNECTIONS, annotations, descriptors, history, missing
+
+DOCKER_LAYERS = {
+    "application/vnd.docker.image.rootfs.diff.tar": LAYER,
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": f"{LAYER}+gzip",
+}
+
+
+def compose(entry: Entry, runtime: Reference, target: Reference) -> Manifest:
+    """Put weights, which `target`'s store has, and a runtime together under `target`'s tag; returns the manifest.
+
+    Raises ImageError, and tags nothing, where weights are missing, where the two hide each other's files, or where
+    the runtime is not what its own configuration says.
+    """
+    lacking = missing(entry, target.store)
+    if lacking:
+        raise ImageError(
+            f"{target.store.place} lacks {', '.join(lacking)}: run `python -m images weights {entry.model} …` first"
+        )
+    source = require(runtime.store, runtime.tag)
+    config = get(runtime.store, source.content["config"]["digest"])
+    layers = [_as_oci(layer) for layer in source.content["layers"]]
+    diff_ids = config.get("rootfs", {}).get("diff_ids", [])
+    if len(diff_ids) != len(layers):
+        raise ImageError(f"{runtime} has {len(layers)} layers and {len(diff_ids)} diff_ids: build it again")
+    progress = Progress(entry.model, "examined")
+    contents = each(lambda layer, stop: _take(layer, runtime.store, target.store, progress, stop), layers, CONNECTIONS)
+    for layer, diff_id, content in zip(layers, diff_ids, contents, strict=True):
+        if content.diff_id != diff_id:
+            raise ImageError(f"the layer {layer['digest']} of {runtime} is not the {diff_id} of its configuration")
+        if content.hidden:
+            raise ImageError(
+                f"{runtime} has {content.hidden}, which would hide or change the weights in /{FOLDER}: "
+                f"build the runtime without /{FOLDER}"
+            )
+    body = dump(_config(entry, config))
+    digest = retried(lambda: put(target.store, body), progress.say)
+    composed = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {
+            "mediaType": CONFIG,
+            "digest": digest,
+            "size": len(body),
+        },
+        "layers": [*descriptors(entry), *layers],
+        "annotations": annotations(entry)
+        | {
+            "org.opencontainers.image.title": f"phi3 {entry.model}",
+            "org.opencontainers.image.version": VERSION,
+            "org.opencontainers.image.base.digest": source.digest,
+        },
+    }
+    manifest = Manifest(dump(composed), MANIFEST)
+    target.store.tag(target.tag, manifest)
+    return manifest
+
+
+def _as_oci(layer: dict[str, Any]) -> dict[str, Any]:
+    kind = DOCKER_LAYERS.get(layer["mediaType"], layer["mediaType"])
+    return {"mediaType": kind, "digest": layer["digest"], "size": layer["size"]}
+
+
+def _take(layer: dict[str, Any], source: Store, target: Store, progress: Progress, stop: Stop) -> Contents:
+    """Bring a layer of the runtime into the target's store where it is missing, and read what is in it."""
+    digest, size = layer["digest"], layer["size"]
+
+    def copy() -> None:
+        if target.size(digest) != size and not target.borrow(digest, size, source):
+            with progress.part(f"copy of {digest[:19]}", size) as add:
+                target.write(digest, size, lambda: stop.through(source.read(digest), add))
+
+    def read() -> Contents:
+        with progress.part(digest[:19], size) as add:
+            return examine(stop.through(source.read(digest), add), layer["mediaType"], digest)
+
+    retried(copy, progress.say)
+    return retried(read, progress.say)
+
+
+def _config(entry: Entry, runtime: dict[str, Any]) -> dict[str, Any]:
+    """Return the runtime's configuration with the weights below it, and where the server finds them."""
+    settings = dict(runtime.get("config", {}))
+    ours = {"CHAT_MODEL": f"/{FOLDER}/{entry.model}", "CHAT_NAME": entry.model}
+    kept = [value for value in settings.get("Env", []) if value.split("=")[0] not in ours]
+    settings["Env"] = [*kept, *(f"{name}={value}" for name, value in ours.items())]
+    settings["Labels"] = settings.get("Labels", {}) | annotations(entry)
+    weights = [locked.digest for locked in entry.layers]
+    return runtime | {
+        "config": settings,
+        "rootfs": {"type": "layers", "diff_ids": [*weights, *runtime["rootfs"]["diff_ids"]]},
+        "history": [*history(entry), *runtime.get("history", [])],
+    }

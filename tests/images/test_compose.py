@@ -1,0 +1,188 @@
+"""Composing by manifest, and holding what was composed against the lock."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from images import lock, reference, weights
+from images.catalogue import Model
+from images.compose import compose
+from images.errors import ImageError
+from images.hub import Hub as HubSource
+from images.reference import Reference
+from images.store import CONFIG, LAYER, Manifest, dump, get, put, require
+from images.verify import verify
+from tests.hub import Hub
+from tests.images.helpers import archive, locked, runtime
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "lock.json"
+
+
+@pytest.fixture
+def entry(hub: Hub, model: Model, path: Path) -> lock.Entry:
+    assert hub.url
+    return locked(model, path)
+
+
+@pytest.fixture
+def target(entry: lock.Entry, model: Model, tmp_path: Path) -> Reference:
+    """A layout that has the weights."""
+    target = reference.parse(f"oci:{tmp_path}/target:1")
+    weights.push(entry, HubSource(model), target.store)
+    return target
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Reference:
+    base = reference.parse(f"oci:{tmp_path}/runtime:1")
+    runtime(base.store)
+    return base
+
+
+def test_weights_are_below_and_the_runtime_is_on_top(
+    entry: lock.Entry, base: Reference, target: Reference, path: Path
+) -> None:
+    manifest = compose(entry, base, target)
+    below = require(base.store, "1").content["layers"]
+    assert [layer["digest"] for layer in manifest.content["layers"]] == [
+        *(locked.digest for locked in entry.layers),
+        *(layer["digest"] for layer in below),
+    ]
+    assert verify(target, path) == (entry.model, manifest)
+    assert compose(entry, base, target) == manifest
+
+
+def test_missing_weights_are_named(entry: lock.Entry, base: Reference, tmp_path: Path) -> None:
+    empty = reference.parse(f"oci:{tmp_path}/empty:1")
+    with pytest.raises(ImageError, match=r"lacks model-00001-of-00002\.safetensors"):
+        compose(entry, base, empty)
+    assert empty.store.manifest("1") is None
+
+
+def test_a_missing_runtime_is_named(entry: lock.Entry, target: Reference, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="nothing has no image 1"):
+        compose(entry, reference.parse(f"oci:{tmp_path}/nothing:1"), target)
+
+
+@pytest.mark.parametrize(
+    "name", ["models/mini-4k/config.json", "./models", "/models/other", ".wh.models", ".wh..wh..opq"]
+)
+def test_a_runtime_that_hides_weights_is_refused(
+    entry: lock.Entry, target: Reference, tmp_path: Path, name: str
+) -> None:
+    base = reference.parse(f"oci:{tmp_path}/hiding:1")
+    runtime(base.store, layers=[archive({"opt/models/fine": b""}), archive({name: b"{}"})])
+    with pytest.raises(ImageError, match="would hide or change the weights in /models"):
+        compose(entry, base, target)
+    assert target.store.manifest("1") is None
+
+
+def test_a_layer_with_gzip_is_read(entry: lock.Entry, target: Reference, tmp_path: Path, path: Path) -> None:
+    base = reference.parse(f"oci:{tmp_path}/gzip:1")
+    plain = archive({"opt/base": bytes(3_000_000)})
+    zipped = gzip.compress(plain, mtime=0)
+    manifest = runtime(base.store, layers=[plain])
+    content = manifest.content
+    digest = put(base.store, zipped)
+    content["layers"] = [
+        {"mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip", "digest": digest, "size": len(zipped)}
+    ]
+    base.store.tag("1", Manifest(dump(content), manifest.media_type))
+    composed = compose(entry, base, target)
+    assert composed.content["layers"][-1]["mediaType"] == f"{LAYER}+gzip"
+    assert verify(target, path)
+
+
+def test_another_compression_is_named_with_the_remedy(entry: lock.Entry, target: Reference, tmp_path: Path) -> None:
+    base = reference.parse(f"oci:{tmp_path}/zstd:1")
+    runtime(base.store, media_type=f"{LAYER}+zstd")
+    with pytest.raises(ImageError, match=r"python -m images runtime"):
+        compose(entry, base, target)
+
+
+def test_a_runtime_that_is_not_what_its_configuration_says_is_refused(
+    entry: lock.Entry, base: Reference, target: Reference
+) -> None:
+    manifest = require(base.store, "1")
+    config = get(base.store, manifest.content["config"]["digest"])
+    config["rootfs"]["diff_ids"][1] = "sha256:" + "0" * 64
+    body = dump(config)
+    content = manifest.content
+    content["config"] = {"mediaType": CONFIG, "digest": put(base.store, body), "size": len(body)}
+    base.store.tag("1", Manifest(dump(content), manifest.media_type))
+    with pytest.raises(ImageError, match=r"is not the sha256:0+ of its configuration"):
+        compose(entry, base, target)
+
+
+def test_an_index_of_several_platforms_is_refused(entry: lock.Entry, base: Reference, target: Reference) -> None:
+    kind = "application/vnd.oci.image.index.v1+json"
+    base.store.tag("1", Manifest(dump({"schemaVersion": 2, "mediaType": kind, "manifests": []}), kind))
+    with pytest.raises(ImageError, match="an image for one platform is needed"):
+        compose(entry, base, target)
+
+
+def changed(target: Reference, change: str) -> None:
+    """Change a composed image as somebody might."""
+    manifest = require(target.store, "1")
+    content = manifest.content
+    config = get(target.store, content["config"]["digest"])
+    if change == "order":
+        content["layers"].reverse()
+    elif change == "layer":
+        del content["layers"][0]
+    elif change == "user":
+        config["config"]["User"] = "root"
+    elif change == "model":
+        config["config"]["Env"] = []
+    elif change == "label":
+        config["config"]["Labels"] = {}
+    else:
+        config["rootfs"]["diff_ids"][0] = "sha256:" + "0" * 64
+    body = dump(config)
+    content["config"] = {"mediaType": CONFIG, "digest": put(target.store, body), "size": len(body)}
+    target.store.tag("1", Manifest(dump(content), manifest.media_type))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("order", "and the lock has"),
+        ("layer", "layer 1 is sha256:"),
+        ("user", "its user is 'root', and a number other than 0 is needed"),
+        ("model", "it does not set CHAT_MODEL=/models/mini-4k"),
+        ("label", "does not name its model"),
+        ("diff_id", "the diff_id of layer 1 is not its digest"),
+    ],
+)
+def test_an_image_that_was_changed_is_not_verified(
+    entry: lock.Entry, base: Reference, target: Reference, path: Path, change: str, problem: str
+) -> None:
+    compose(entry, base, target)
+    changed(target, change)
+    with pytest.raises(ImageError, match=problem):
+        verify(target, path)
+
+
+def test_a_layer_that_is_gone_is_named(
+    entry: lock.Entry, base: Reference, target: Reference, path: Path, tmp_path: Path
+) -> None:
+    compose(entry, base, target)
+    (tmp_path / "target/blobs/sha256" / entry.layers[0].digest[7:]).unlink()
+    with pytest.raises(ImageError, match=f"does not have the layer {entry.layers[0].digest}"):
+        verify(target, path)
+
+
+def test_an_image_of_weights_alone_is_verified(entry: lock.Entry, target: Reference, path: Path) -> None:
+    assert verify(Reference(target.store, target.name, entry.tag), path)[0] == "mini-4k"
+
+
+def test_a_model_that_is_not_locked_is_named(entry: lock.Entry, base: Reference, target: Reference, path: Path) -> None:
+    compose(entry, base, target)
+    path.write_text(json.dumps({}))
+    with pytest.raises(ImageError, match="has no entry for mini-4k: run `scripts/lock mini-4k`"):
+        verify(target, path)

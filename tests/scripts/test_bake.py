@@ -1,0 +1,117 @@
+"""The scripts that lock, bake and publish, on a copy of the repository, with a hub and a registry on this machine."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from images import VERSION, reference
+from images.catalogue import find, read
+from tests.hub import Hub
+from tests.images.conftest import SHARDS, repository
+from tests.images.helpers import runtime
+from tests.registry import registry
+
+ROOT = Path(__file__).parents[2]
+MODEL = find("mini-4k")
+
+
+class Copy:
+    """The repository's pipeline, copied, with `.venv` as it is here."""
+
+    def __init__(self, folder: Path, hub: str, host: str) -> None:
+        self.folder, self.host = folder, host
+        for name in ("images", "requirements", "scripts"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        (folder / ".venv").symlink_to(ROOT / ".venv")
+        self.environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "HF_ENDPOINT": hub}
+
+    def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a script."""
+        return subprocess.run(
+            [self.folder / "scripts" / script, *arguments],
+            cwd=self.folder.parent,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def output(self, script: str, *arguments: str, **environment: str) -> str:
+        """Run a script and return what it prints."""
+        done = self.run(script, *arguments, **environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Iterator[Copy]:
+    with (
+        Hub(repository(tmp_path / "repository", SHARDS), MODEL.repository, MODEL.revision) as hub,
+        registry(tmp_path / "registry") as host,
+    ):
+        runtime(reference.parse(f"{host}/runtime:1").store)
+        yield Copy(tmp_path / "phi3", hub.url, host)
+
+
+def test_bake_locks_first_where_there_is_no_entry_and_prints_the_image(copy: Copy) -> None:
+    name = f"{copy.host}/phi-3-mini-4k-instruct"
+    first = copy.output("bake", "mini-4k", name, "--runtime", f"{copy.host}/runtime:1")
+    assert first.startswith(f"{name}:{VERSION}@sha256:")
+    lock = json.loads((copy.folder / "images/weights.lock.json").read_text())
+    assert len(lock["mini-4k"]["layers"]) == 3
+    assert set(lock) == set(read())
+    again = copy.run("bake", "mini-4k", name, "--runtime", f"{copy.host}/runtime:1")
+    assert again.stdout == first
+    assert "hashed" not in again.stderr
+    assert "all 3 layers are there" in again.stderr
+    assert "; 0 bytes sent" in again.stderr
+
+
+def test_lock_writes_the_lock_and_checks_it(copy: Copy) -> None:
+    copy.output("lock", "mini-4k")
+    copy.output("lock", "--check", "mini-4k")
+    assert copy.run("lock", "mini-4k", "medium-4k").returncode == 1
+
+
+def test_publish_names_images_by_owner_and_catalogue_and_says_what_ci_needs(copy: Copy, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    printed = copy.output(
+        "publish",
+        "mini-4k",
+        REGISTRY=copy.host,
+        OWNER="Somebody",
+        RUNTIME=f"{copy.host}/runtime:1",
+        GITHUB_OUTPUT=str(output),
+    )
+    assert output.read_text() == printed
+    found = dict(line.split("=", 1) for line in printed.splitlines())
+    assert found["repository"] == f"{copy.host}/somebody/phi-3-mini-4k-instruct"
+    assert found["image"] == f"{found['repository']}:{VERSION}"
+    assert reference.parse(f"{found['repository']}@{found['digest']}").store.manifest(found["digest"])
+
+
+@pytest.mark.parametrize("script", ["lock", "bake", "publish"])
+def test_without_arguments_they_say_how_to_use_them(script: str) -> None:
+    command = [ROOT / "scripts" / script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"scripts/{script}: usage: scripts/{script} ")
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith(f"usage: scripts/{script} ")
+
+
+def test_the_workflow_runs_scripts_that_are_there_for_every_model() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/images.yaml").read_text())
+    lines = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    for line in lines:
+        if line.startswith("scripts/"):
+            assert os.access(ROOT / line.split()[0], os.X_OK)
+    assert workflow["jobs"]["publish"]["strategy"]["matrix"]["model"] == list(read())
+    assert f"scripts/lock {' '.join(read())}" in lines
