@@ -13,6 +13,7 @@ import pytest
 from images import lock, reference, weights
 from images.catalogue import Model
 from images.errors import ImageError, TransientError
+from images.hub import BLOCK
 from images.hub import Hub as HubSource
 from images.store import Store
 from images.weights import missing
@@ -92,16 +93,16 @@ def test_a_file_shorter_or_longer_than_locked_is_refused_before_it_is_sent(
 def test_a_hub_that_cuts_a_connection_is_asked_for_the_rest_in_the_same_upload(
     hub: Hub, entry: lock.Entry, model: Model, store: Store, proxy: Proxy
 ) -> None:
-    hub.cut = {FIRST: 100_000, "tokenizer.json": 1}
+    hub.cut = {FIRST: 280_000, "tokenizer.json": 1}
     push(entry, model, store)
-    assert [(one.range, one.sent) for one in hub.sent(FIRST)][1:] == [("bytes=100000-", entry.files[0].size - 100_000)]
+    assert [(one.range, one.sent) for one in hub.sent(FIRST)][1:] == [(f"bytes={BLOCK}-", entry.files[0].size - BLOCK)]
     assert len([call for call in proxy.calls if call.method == "PUT" and UPLOAD in call.path]) == 4
 
 
 def test_a_hub_that_cannot_resume_has_what_came_already_left_out(
     hub: Hub, entry: lock.Entry, model: Model, store: Store
 ) -> None:
-    hub.cut, hub.ranges = {FIRST: 100_000}, False
+    hub.cut, hub.ranges = {FIRST: 280_000}, False
     push(entry, model, store)
 
 
