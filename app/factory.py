@@ -13,7 +13,7 @@ from werkzeug.exceptions import BadRequest
 from app import __version__, errors
 from app.engine.request import Generation
 from app.logs import logger
-from app.routes import chat, openai, operations
+from app.routes import chat, openai, operations, page
 from app.runtime import Runtime
 
 log = logger("app.http")
@@ -48,6 +48,7 @@ def create_app(runtime: Runtime) -> OpenAPI:
     app.register_api(operations.blueprint(runtime))
     app.register_api(chat.blueprint(runtime))
     app.register_api(openai.blueprint(runtime))
+    app.register_api(page.blueprint())
     document = _document(app)
 
     @app.route("/openapi.json")

@@ -1,0 +1,263 @@
+// The chat: what is said, who is asked, and what the buttons do.
+
+import * as api from "./api.js";
+import { settings } from "./settings.js";
+import * as store from "./store.js";
+import { $, MessageView, announce, clearNotice, keepUp, notice, toLatest } from "./view.js";
+
+const SAVE_MILLISECONDS = 1000;
+
+const input = $("#message");
+// On a touch screen there is no Shift+Enter, so Enter breaks the line.
+const touch = matchMedia("(hover: none) and (pointer: coarse)").matches;
+let chat = store.current();
+let views = [];
+let model = null;
+let running = null; // an AbortController while an answer is awaited
+
+// ---- the model
+
+async function connect() {
+  try {
+    model = await api.model(new AbortController().signal, (text, seconds) => {
+      if (!running) waiting(text, seconds);
+    });
+  } catch (error) {
+    failed(error);
+    return;
+  }
+  document.title = `${model.id} – phi3`;
+  $("#model").textContent = model.id;
+  if (!running) clearNotice();
+  showUsed();
+}
+
+function showUsed() {
+  if (!model) return;
+  const context = model.max_model_len;
+  const share = Math.min(chat.used / context, 1);
+  const full = share > 0.9;
+  const count = (tokens) => tokens.toLocaleString("en");
+  $("#context").textContent = chat.used
+    ? `${count(chat.used)} of ${count(context)} tokens${full ? ", nearly full" : ""}`
+    : `context of ${count(context)} tokens`;
+  $("#used").style.setProperty("--share", share);
+  $("#used").classList.toggle("full", full);
+}
+
+// ---- the conversation
+
+function showChat() {
+  store.open(chat);
+  for (const view of views) view.remove();
+  views = chat.messages.map((message) => {
+    const view = new MessageView(message);
+    view.show();
+    return view;
+  });
+  $("#welcome").hidden = chat.messages.length > 0;
+  if (!$("#welcome").hidden) showEarlier();
+  showUsed();
+  toLatest();
+}
+
+function showEarlier() {
+  const earlier = store.chats();
+  $("#earlier").hidden = earlier.length === 0;
+  $("#earlier ul").replaceChildren(
+    ...earlier.map((each) => {
+      const title = each.messages[0].content.trim().slice(0, 100);
+      const open = button(title, "title", () => switchTo(each));
+      const time = document.createElement("time");
+      time.dateTime = new Date(each.time).toISOString();
+      time.textContent = new Date(each.time).toLocaleDateString([], { day: "numeric", month: "short" });
+      const forget = button("Delete", "plain small", () => {
+        if (!confirm(`Delete the chat “${title}”? It cannot be brought back.`)) return;
+        store.remove(each.id);
+        showEarlier();
+        input.focus();
+      });
+      forget.setAttribute("aria-label", `Delete the chat ${title}`);
+      const item = document.createElement("li");
+      item.append(open, time, forget);
+      return item;
+    }),
+  );
+}
+
+function button(text, className, onClick) {
+  const element = document.createElement("button");
+  Object.assign(element, { type: "button", className, textContent: text });
+  element.addEventListener("click", onClick);
+  return element;
+}
+
+function switchTo(other) {
+  running?.abort();
+  clearNotice();
+  chat = other;
+  showChat();
+  input.focus();
+}
+
+function save() {
+  if (chat.messages.length > 0) store.save(chat);
+}
+
+function add(message) {
+  chat.messages.push(message);
+  const view = new MessageView(message);
+  views.push(view);
+  $("#welcome").hidden = true;
+  return view;
+}
+
+// ---- asking
+
+function send() {
+  const text = input.value.trim();
+  if (!text || running) return;
+  input.value = "";
+  fit();
+  add({ role: "user", content: text }).show();
+  chat.time = Date.now();
+  save();
+  answer();
+}
+
+function again() {
+  if (running) return;
+  if (chat.messages.at(-1)?.role === "assistant") {
+    chat.messages.pop();
+    views.pop().remove();
+  }
+  if (chat.messages.length > 0) answer();
+  else connect();
+}
+
+/** Asks for the answer to the last message. */
+async function answer() {
+  const asked = chat;
+  const controller = new AbortController();
+  const { system, fields } = settings();
+  const messages = chat.messages.filter(({ content }) => content).map(({ role, content }) => ({ role, content }));
+  if (system) messages.unshift({ role: "system", content: system });
+  const message = { role: "assistant", content: "", note: "Cut short: the page was closed or reloaded." };
+  const view = add(message);
+  let began = 0;
+  let saved = Date.now();
+  busy(controller);
+  view.grow();
+  toLatest();
+  announce("The model answers.");
+  let error = null;
+  try {
+    const { reason, usage } = await api.complete(messages, fields, controller.signal, waiting, (piece) => {
+      if (!began) clearNotice();
+      began ||= performance.now();
+      message.content += piece;
+      view.grow();
+      if (Date.now() - saved > SAVE_MILLISECONDS) {
+        store.save(asked);
+        saved = Date.now();
+      }
+    });
+    message.note = reason === "length" ? "Cut off: the longest answer, or the end of the context, was reached." : "";
+    if (usage) {
+      asked.used = usage.total_tokens;
+      message.figures = figures(usage.completion_tokens, performance.now() - began);
+    }
+    if (!message.content) message.note ||= "The model ended without a word.";
+  } catch (problem) {
+    error = problem;
+    message.note = controller.signal.aborted ? "Stopped." : "Broken off.";
+  }
+  if (message.content || !error) {
+    view.show();
+    view.speak();
+  } else {
+    asked.messages.pop();
+    if (asked === chat) views.pop().remove();
+  }
+  if (message.note) announce(message.note);
+  if (asked.messages.length > 0) store.save(asked);
+  if (running === controller) busy(null);
+  if (asked !== chat) return;
+  if (error) failed(error, controller.signal.aborted);
+  else clearNotice();
+  showUsed();
+  keepUp();
+}
+
+function figures(tokens, milliseconds) {
+  const speed = ((tokens - 1) * 1000) / milliseconds;
+  return `${tokens} tokens${tokens > 1 ? ` · ${speed.toFixed(speed < 10 ? 1 : 0)} per second` : ""}`;
+}
+
+function waiting(text, seconds) {
+  notice(`${text} Trying again in ${seconds} s.`, null, `${text} The page tries again by itself.`);
+}
+
+function failed(error, stopped = false) {
+  if (stopped) {
+    if (chat.messages.at(-1)?.role === "user") notice("Stopped before the answer began.", "again");
+    else clearNotice();
+  } else if (error.kind === "key") {
+    notice(error.message, "key");
+    $("#key").focus();
+  } else {
+    notice(error.message, "again");
+  }
+}
+
+// ---- controls
+
+function busy(controller) {
+  const hadFocus = document.activeElement === $("#stop");
+  running = controller;
+  $("#stop").hidden = !running;
+  $("#send").hidden = Boolean(running);
+  document.body.classList.toggle("busy", Boolean(running));
+  if (hadFocus) input.focus();
+}
+
+/** Makes the composer as high as what is in it. */
+function fit() {
+  input.style.height = "auto";
+  input.style.height = `${input.scrollHeight}px`;
+  $("#send").disabled = !input.value.trim();
+}
+
+input.addEventListener("input", fit);
+input.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || touch) return;
+  event.preventDefault();
+  send();
+});
+$("#composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  send();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !$("#settings").open) running?.abort();
+});
+$("#stop").addEventListener("click", () => running?.abort());
+$("#new").addEventListener("click", () => switchTo(store.fresh()));
+$("#latest").addEventListener("click", toLatest);
+$("#try-again").addEventListener("click", again);
+$("#key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  store.saveKey($("#key").value.trim());
+  $("#key").value = "";
+  clearNotice();
+  if (!model) connect();
+  if (chat.messages.at(-1)?.role === "user") answer();
+  input.focus();
+});
+$("#messages").addEventListener("click", ({ target }) => {
+  if (target.closest(".again")) again();
+});
+addEventListener("pagehide", save);
+
+showChat();
+connect();
