@@ -14,6 +14,8 @@ let chat = store.current();
 let views = [];
 let model = null;
 let running = null; // an AbortController while an answer is awaited
+let saved = 0;
+let retry = null; // what the notice offers to try again
 
 // ---- the model
 
@@ -23,7 +25,7 @@ async function connect() {
       if (!running) waiting(text, seconds);
     });
   } catch (error) {
-    failed(error);
+    failed(error, connect);
     return;
   }
   document.title = `${model.id} – phi3`;
@@ -67,7 +69,7 @@ function showEarlier() {
   $("#earlier ul").replaceChildren(
     ...earlier.map((each) => {
       const title = each.messages[0].content.trim().slice(0, 100);
-      const open = button(title, "title", () => switchTo(each));
+      const open = button(title, "earlier-chat", () => switchTo(each));
       const time = document.createElement("time");
       time.dateTime = new Date(each.time).toISOString();
       time.textContent = new Date(each.time).toLocaleDateString([], { day: "numeric", month: "short" });
@@ -75,7 +77,7 @@ function showEarlier() {
         if (!confirm(`Delete the chat “${title}”? It cannot be brought back.`)) return;
         store.remove(each.id);
         showEarlier();
-        input.focus();
+        focusInput();
       });
       forget.setAttribute("aria-label", `Delete the chat ${title}`);
       const item = document.createElement("li");
@@ -97,11 +99,14 @@ function switchTo(other) {
   clearNotice();
   chat = other;
   showChat();
-  input.focus();
+  focusInput();
 }
 
-function save() {
-  if (chat.messages.length > 0) store.save(chat);
+/** Keeps a chat that grows, not more often than it takes. */
+function save(growing) {
+  if (Date.now() - saved < SAVE_MILLISECONDS) return;
+  saved = Date.now();
+  store.save(growing);
 }
 
 function add(message) {
@@ -121,104 +126,108 @@ function send() {
   fit();
   add({ role: "user", content: text }).show();
   chat.time = Date.now();
-  save();
+  store.save(chat);
   answer();
 }
 
+/** Asks once more for the answer to the last message of the user. */
 function again() {
   if (running) return;
   if (chat.messages.at(-1)?.role === "assistant") {
     chat.messages.pop();
     views.pop().remove();
   }
-  if (chat.messages.length > 0) answer();
-  else connect();
+  answer();
 }
 
 /** Asks for the answer to the last message. */
 async function answer() {
   const asked = chat;
   const controller = new AbortController();
-  const { system, fields } = settings();
   const messages = chat.messages.filter(({ content }) => content).map(({ role, content }) => ({ role, content }));
-  if (system) messages.unshift({ role: "system", content: system });
   const message = { role: "assistant", content: "", note: "Cut short: the page was closed or reloaded." };
   const view = add(message);
-  let began = 0;
-  let saved = Date.now();
   busy(controller);
   view.grow();
   toLatest();
   announce("The model answers.");
-  let error = null;
-  try {
-    const { reason, usage } = await api.complete(messages, fields, controller.signal, waiting, (piece) => {
-      if (!began) clearNotice();
-      began ||= performance.now();
-      message.content += piece;
-      view.grow();
-      if (Date.now() - saved > SAVE_MILLISECONDS) {
-        store.save(asked);
-        saved = Date.now();
-      }
-    });
-    message.note = reason === "length" ? "Cut off: the longest answer, or the end of the context, was reached." : "";
-    if (usage) {
-      asked.used = usage.total_tokens;
-      message.figures = figures(usage.completion_tokens, performance.now() - began);
-    }
-    if (!message.content) message.note ||= "The model ended without a word.";
-  } catch (problem) {
-    error = problem;
-    message.note = controller.signal.aborted ? "Stopped." : "Broken off.";
-  }
+  const error = await listen(messages, message, controller.signal, () => {
+    view.grow();
+    save(asked);
+  });
   if (message.content || !error) {
     view.show();
     view.speak();
+    if (message.note) announce(message.note);
   } else {
     asked.messages.pop();
     if (asked === chat) views.pop().remove();
   }
-  if (message.note) announce(message.note);
-  if (asked.messages.length > 0) store.save(asked);
+  store.save(asked);
   if (running === controller) busy(null);
   if (asked !== chat) return;
-  if (error) failed(error, controller.signal.aborted);
+  if (error && !controller.signal.aborted) failed(error, again);
   else clearNotice();
   showUsed();
   keepUp();
 }
 
+/** Writes the answer to `messages` into `message`; returns what went wrong, if something did. */
+async function listen(messages, message, signal, onChange) {
+  const asked = chat;
+  const { system, fields } = settings();
+  const said = system ? [{ role: "system", content: system }, ...messages] : messages;
+  let began = 0;
+  const grow = (piece) => {
+    if (!began) clearNotice();
+    began ||= performance.now();
+    message.content += piece;
+    onChange();
+  };
+  try {
+    const { reason, usage } = await api.complete(said, fields, signal, waiting, grow);
+    message.note = reason === "length" ? "Cut off: the longest answer, or the end of the context, was reached." : "";
+    if (!message.content) message.note ||= "The model ended without a word.";
+    asked.used = usage.total_tokens;
+    message.figures = figures(usage.completion_tokens, performance.now() - began);
+    return null;
+  } catch (error) {
+    message.note = signal.aborted ? "Stopped." : "Broken off.";
+    return error;
+  }
+}
+
 function figures(tokens, milliseconds) {
   const speed = ((tokens - 1) * 1000) / milliseconds;
-  return `${tokens} tokens${tokens > 1 ? ` · ${speed.toFixed(speed < 10 ? 1 : 0)} per second` : ""}`;
+  const told = speed.toLocaleString("en", { maximumFractionDigits: speed < 10 ? 1 : 0 });
+  return tokens > 1 ? `${tokens} tokens · ${told} per second` : "1 token";
 }
 
 function waiting(text, seconds) {
   notice(`${text} Trying again in ${seconds} s.`, null, `${text} The page tries again by itself.`);
 }
 
-function failed(error, stopped = false) {
-  if (stopped) {
-    if (chat.messages.at(-1)?.role === "user") notice("Stopped before the answer began.", "again");
-    else clearNotice();
-  } else if (error.kind === "key") {
-    notice(error.message, "key");
-    $("#key").focus();
-  } else {
-    notice(error.message, "again");
-  }
+function failed(error, again) {
+  const foreseen = error instanceof api.ApiError;
+  if (!foreseen) console.error(error);
+  retry = again;
+  notice(foreseen ? error.message : `This page failed: ${error.message}`, error.kind === "key" ? "key" : "again");
+  if (error.kind === "key") $("#key").focus();
 }
 
 // ---- controls
 
 function busy(controller) {
-  const hadFocus = document.activeElement === $("#stop");
+  const hadFocus = [$("#send"), $("#stop")].includes(document.activeElement);
   running = controller;
   $("#stop").hidden = !running;
   $("#send").hidden = Boolean(running);
-  document.body.classList.toggle("busy", Boolean(running));
-  if (hadFocus) input.focus();
+  if (hadFocus) focusInput();
+}
+
+/** Where focus would be lost; on a touch screen that would bring up the keyboard. */
+function focusInput() {
+  if (!touch) input.focus();
 }
 
 /** Makes the composer as high as what is in it. */
@@ -244,20 +253,26 @@ document.addEventListener("keydown", (event) => {
 $("#stop").addEventListener("click", () => running?.abort());
 $("#new").addEventListener("click", () => switchTo(store.fresh()));
 $("#latest").addEventListener("click", toLatest);
-$("#try-again").addEventListener("click", again);
+$("#try-again").addEventListener("click", () => {
+  clearNotice();
+  focusInput();
+  retry();
+});
 $("#key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   store.saveKey($("#key").value.trim());
   $("#key").value = "";
   clearNotice();
+  focusInput();
   if (!model) connect();
-  if (chat.messages.at(-1)?.role === "user") answer();
-  input.focus();
+  if (retry !== connect) retry();
 });
 $("#messages").addEventListener("click", ({ target }) => {
-  if (target.closest(".again")) again();
+  if (!target.closest(".again")) return;
+  focusInput();
+  again();
 });
-addEventListener("pagehide", save);
+addEventListener("pagehide", () => running && store.save(chat));
 
 showChat();
 connect();

@@ -12,6 +12,7 @@ const SAFE = {
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
+  ADD_URI_SAFE_ATTR: ["start", "align", "tabindex", "type"],
   RETURN_DOM_FRAGMENT: true,
 };
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {
@@ -26,7 +27,10 @@ const marked = new Marked({
   gfm: true,
   breaks: true,
   renderer: {
-    html: ({ text, block }) => (block ? `<p class="html">${escape(text.trimEnd())}</p>` : escape(text)),
+    html({ text, block }) {
+      if (/^<br\s*\/?>\s*$/i.test(text)) return "<br>"; // which models write into the cells of tables
+      return block ? `<p class="html">${escape(text.trimEnd())}</p>` : escape(text);
+    },
     // Under the heading that says who speaks.
     heading({ tokens, depth }) {
       const level = Math.min(depth + 2, 6);
@@ -59,6 +63,7 @@ export class Markdown {
   /** Shows `text`; while it is not `complete`, what may still become something else is held back. */
   show(text, complete) {
     const tokens = marked.lexer(complete ? text : settled(text)).filter((token) => !["space", "def"].includes(token.type));
+    if (complete) this.#raw = []; // what came last may define links further up
     tokens.forEach((token, number) => {
       if (this.#raw[number] === token.raw) return;
       this.#raw[number] = token.raw;

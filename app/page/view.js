@@ -34,6 +34,7 @@ export function keepUp() {
 /** Scrolls to the end. */
 export function toLatest() {
   following = true;
+  if (document.activeElement === $("#latest")) conversation.focus();
   $("#latest").hidden = true;
   keepUp();
 }
@@ -49,8 +50,10 @@ export class MessageView {
     this.#message = message;
     this.element = template.content.firstElementChild.cloneNode(true);
     this.element.classList.add(message.role);
-    this.#find("h2").textContent = message.role === "user" ? "You" : "The model";
-    this.#markdown = message.role === "user" ? null : new Markdown(this.#find(".content"));
+    const user = message.role === "user";
+    this.#find("h2").textContent = user ? "You" : "The model";
+    this.#find(".again span").textContent = user ? "Ask again" : "Regenerate";
+    this.#markdown = user ? null : new Markdown(this.#find(".content"));
     $("#messages").append(this.element);
     this.#find(".copy").addEventListener("click", ({ currentTarget }) => copy(message.content, currentTarget));
   }
@@ -132,7 +135,7 @@ async function toClipboard(text) {
   }
 }
 
-/** Shows a notice; `action` is "again", "key" or nothing. It is announced where its `news` is new. */
+/** Shows a notice; `action` is "again", "key", or nothing but to wait. It is announced where its `news` is new. */
 export function notice(text, action = null, news = text) {
   const box = $("#notice");
   if (box.dataset.news !== news) announce(news);
@@ -140,6 +143,7 @@ export function notice(text, action = null, news = text) {
   box.querySelector("p").textContent = text;
   $("#try-again").hidden = action !== "again";
   $("#key-form").hidden = action !== "key";
+  box.classList.toggle("waiting", action === null);
   box.hidden = false;
   keepUp();
 }
