@@ -6,6 +6,7 @@ import * as store from "./store.js";
 import { $, MessageView, announce, clearNotice, keepUp, notice, toLatest } from "./view.js";
 
 const SAVE_MILLISECONDS = 1000;
+const BROKEN = "Broken off.";
 
 const input = $("#message");
 // On a touch screen there is no Shift+Enter, so Enter breaks the line.
@@ -145,7 +146,7 @@ async function answer() {
   const asked = chat;
   const controller = new AbortController();
   const messages = chat.messages.filter(({ content }) => content).map(({ role, content }) => ({ role, content }));
-  const message = { role: "assistant", content: "", note: "Cut short: the page was closed or reloaded." };
+  const message = { role: "assistant", content: "", note: BROKEN };
   const view = add(message);
   busy(controller);
   view.grow();
@@ -192,7 +193,7 @@ async function listen(messages, message, signal, onChange) {
     message.figures = figures(usage.completion_tokens, performance.now() - began);
     return null;
   } catch (error) {
-    message.note = signal.aborted ? "Stopped." : "Broken off.";
+    message.note = signal.aborted ? "Stopped." : BROKEN;
     return error;
   }
 }

@@ -89,7 +89,7 @@ function settled(text) {
   const fenced = (text.match(/^\s*(?:```|~~~)/gm) ?? []).length % 2 === 1;
   const lines = text.split("\n");
   // A list, a rule, a heading or a fence may begin here.
-  if (/^\s*(?:[-=*+_#>`~|]{1,3}|\d{1,3}[.)]?)\s*$/.test(lines.at(-1))) lines.pop();
+  if (/^\s*(?:[-=*+_#>`~|]{0,3}|\d{1,3}[.)]?)\s*$/.test(lines.at(-1))) lines.pop();
   if (fenced) return lines.join("\n");
   // A table begins with two lines.
   const table = lines.length - 1 - lines.findLastIndex((line) => !line.startsWith("|"));

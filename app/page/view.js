@@ -12,7 +12,7 @@ const template = $("#message-template");
 /** Has a screen reader say `text`, when it is done with what it says. */
 export function announce(text) {
   const line = document.createElement("p");
-  line.textContent = text;
+  line.textContent = text.trim();
   $("#announcer").append(line);
   setTimeout(() => line.remove(), SPOKEN_MILLISECONDS);
 }
