@@ -29,7 +29,7 @@ async function connect() {
     failed(error, connect);
     return;
   }
-  document.title = `${model.id} – phi3`;
+  document.title = `${model.id} · phi3`;
   $("#model").textContent = model.id;
   if (!running) clearNotice();
   showUsed();
@@ -178,10 +178,9 @@ async function listen(messages, message, signal, onChange) {
   const asked = chat;
   const { system, fields } = settings();
   const said = system ? [{ role: "system", content: system }, ...messages] : messages;
-  let began = 0;
+  const began = performance.now();
   const grow = (piece) => {
-    if (!began) clearNotice();
-    began ||= performance.now();
+    if (!message.content) clearNotice();
     message.content += piece;
     onChange();
   };
@@ -190,18 +189,13 @@ async function listen(messages, message, signal, onChange) {
     message.note = reason === "length" ? "Cut off: the longest answer, or the end of the context, was reached." : "";
     if (!message.content) message.note ||= "The model ended without a word.";
     asked.used = usage.total_tokens;
-    message.figures = figures(usage.completion_tokens, performance.now() - began);
+    const seconds = ((performance.now() - began) / 1000).toFixed(1);
+    message.figures = `${usage.completion_tokens} tokens in ${seconds} s`;
     return null;
   } catch (error) {
     message.note = signal.aborted ? "Stopped." : BROKEN;
     return error;
   }
-}
-
-function figures(tokens, milliseconds) {
-  const speed = ((tokens - 1) * 1000) / milliseconds;
-  const told = speed.toLocaleString("en", { maximumFractionDigits: speed < 10 ? 1 : 0 });
-  return tokens > 1 ? `${tokens} tokens · ${told} per second` : "1 token";
 }
 
 function waiting(text, seconds) {

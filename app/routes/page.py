@@ -80,4 +80,5 @@ def _read(path: Path) -> _File:
 def _response(file: _File) -> Response:
     response = Response(file.body, content_type=file.type, headers=HEADERS)
     response.set_etag(file.etag)
-    return response.make_conditional(request)
+    response.make_conditional(request)
+    return response

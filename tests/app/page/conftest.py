@@ -50,7 +50,7 @@ def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
         page.set_default_timeout(60_000)
         if watched:
             page.on("pageerror", lambda error: problems.append(str(error)))
-            page.on("console", lambda line: line.type == "error" and problems.append(line.text))
+            page.on("console", lambda line: problems.extend([line.text] if line.type == "error" else []))
         page.goto(url or server.url)
         return page
 

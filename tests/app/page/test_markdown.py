@@ -35,7 +35,7 @@ def page(open_page: OpenPage) -> Page:
 
 
 def shown(page: Page, text: str) -> Any:
-    """What is shown at the end, and what of each step on the way: text, names of the blocks, and blocks that were kept."""
+    """What is shown at the end, and at each step on the way: text, names of blocks, and whether the first is kept."""
     return page.evaluate(
         """async (text) => {
             const { Markdown } = await import("/page/markdown.js");
@@ -92,8 +92,11 @@ def test_line_breaks_and_tasks_and_html_are_shown(page: Page) -> None:
 
 
 def test_links_lead_elsewhere_in_a_tab_of_their_own(page: Page) -> None:
-    html = shown(page, "[one](https://example.org) [two](/metrics) [three][3] ![four](https://example.org/4.png)\n\n"
-                       "[3]: mailto:a@example.org")["whole"]
+    html = shown(
+        page,
+        "[one](https://example.org) [two](/metrics) [three][3] ![four](https://example.org/4.png)\n\n"
+        "[3]: mailto:a@example.org",
+    )["whole"]
     assert html.count('target="_blank" rel="noopener noreferrer nofollow"') == 4
     assert 'href="https://example.org"' in html
     assert 'href="mailto:a@example.org"' in html
