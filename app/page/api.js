@@ -6,8 +6,8 @@ const DEFAULT_WAIT_SECONDS = 5;
 
 /**
  * What went wrong, in words.
- * kind: "key" (an API key is wanted), "wait" (worth trying again by itself), "lost" (broken off in the middle),
- * or "refused".
+ * kind: "key" (an API key is wanted), "wait" (worth trying again by itself), "refused" (what was asked for is wrong), or
+ * "failed".
  */
 export class ApiError extends Error {
   constructor(kind, message, seconds = DEFAULT_WAIT_SECONDS) {
@@ -35,7 +35,7 @@ export async function complete(messages, settings, signal, onWait, onText) {
   for await (const { event, data } of events(response.body, signal)) {
     if (data === "[DONE]") return answer;
     const chunk = JSON.parse(data);
-    if (event === "error") throw new ApiError("refused", chunk.error.message);
+    if (event === "error") throw new ApiError("failed", chunk.error.message);
     const choice = chunk.choices[0];
     if (choice?.delta.content) onText(choice.delta.content);
     answer.reason = choice?.finish_reason ?? answer.reason;
@@ -44,7 +44,7 @@ export async function complete(messages, settings, signal, onWait, onText) {
   throw lost();
 }
 
-const lost = () => new ApiError("lost", "The connection to the server was lost before the answer was complete.");
+const lost = () => new ApiError("failed", "The connection to the server was lost before the answer was complete.");
 
 async function request(path, options) {
   const key = store.key();
@@ -70,7 +70,10 @@ async function request(path, options) {
     case 504:
       throw new ApiError("wait", told ?? "The server is not ready.", seconds);
     default:
-      throw new ApiError("refused", told ?? `The server answered with status ${response.status}.`);
+      throw new ApiError(
+        response.status < 500 ? "refused" : "failed",
+        told ?? `The server answered with status ${response.status}.`,
+      );
   }
 }
 

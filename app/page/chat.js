@@ -58,10 +58,14 @@ function showChat() {
     view.show();
     return view;
   });
-  $("#welcome").hidden = chat.messages.length > 0;
-  if (!$("#welcome").hidden) showEarlier();
+  showWelcome();
   showUsed();
   toLatest();
+}
+
+function showWelcome() {
+  $("#welcome").hidden = chat.messages.length > 0;
+  if (!$("#welcome").hidden) showEarlier();
 }
 
 function showEarlier() {
@@ -103,6 +107,17 @@ function switchTo(other) {
   focusInput();
 }
 
+/** Removes the last message of a chat, and returns it. */
+function takeBack(asked) {
+  if (asked === chat) views.pop().remove();
+  return asked.messages.pop();
+}
+
+function keep(asked) {
+  if (asked.messages.length > 0) store.save(asked);
+  else store.remove(asked.id);
+}
+
 /** Keeps a chat that grows, not more often than it takes. */
 function save(growing) {
   if (Date.now() - saved < SAVE_MILLISECONDS) return;
@@ -134,15 +149,11 @@ function send() {
 /** Asks once more for the answer to the last message of the user. */
 function again() {
   if (running) return;
-  if (chat.messages.at(-1)?.role === "assistant") {
-    chat.messages.pop();
-    views.pop().remove();
-  }
-  answer();
+  answer(chat.messages.at(-1).role === "assistant" ? takeBack(chat) : null);
 }
 
-/** Asks for the answer to the last message. */
-async function answer() {
+/** Asks for the answer to the last message, in place of the one that is `replaced`. */
+async function answer(replaced = null) {
   const asked = chat;
   const controller = new AbortController();
   const messages = chat.messages.filter(({ content }) => content).map(({ role, content }) => ({ role, content }));
@@ -161,16 +172,31 @@ async function answer() {
     view.speak();
     if (message.note) announce(message.note);
   } else {
-    asked.messages.pop();
-    if (asked === chat) views.pop().remove();
+    takeBack(asked);
+    if (replaced) giveBack(asked, replaced);
+    else if (error.kind === "refused") correct(asked);
   }
-  store.save(asked);
+  keep(asked);
   if (running === controller) busy(null);
   if (asked !== chat) return;
+  showWelcome();
   if (error && !controller.signal.aborted) failed(error, again);
   else clearNotice();
   showUsed();
   keepUp();
+}
+
+/** Puts an answer back that could not be replaced. */
+function giveBack(asked, replaced) {
+  if (asked === chat) add(replaced).show();
+  else asked.messages.push(replaced);
+}
+
+/** Puts a message that was refused back to where it is written: every later one would be refused with it. */
+function correct(asked) {
+  const { content } = takeBack(asked);
+  input.value ||= content;
+  fit();
 }
 
 /** Writes the answer to `messages` into `message`; returns what went wrong, if something did. */
@@ -199,14 +225,15 @@ async function listen(messages, message, signal, onChange) {
 }
 
 function waiting(text, seconds) {
-  notice(`${text} Trying again in ${seconds} s.`, null, `${text} The page tries again by itself.`);
+  notice(`${text} Trying again in ${seconds} s.`, "wait", `${text} The page tries again by itself.`);
 }
 
 function failed(error, again) {
   const foreseen = error instanceof api.ApiError;
   if (!foreseen) console.error(error);
   retry = again;
-  notice(foreseen ? error.message : `This page failed: ${error.message}`, error.kind === "key" ? "key" : "again");
+  const action = { key: "key", refused: "none" }[error.kind] ?? "again";
+  notice(foreseen ? error.message : `This page failed: ${error.message}`, action);
   if (error.kind === "key") $("#key").focus();
 }
 
@@ -243,7 +270,7 @@ $("#composer").addEventListener("submit", (event) => {
   send();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !$("#settings").open) running?.abort();
+  if (event.key === "Escape" && !event.isComposing && !$("#settings").open) running?.abort();
 });
 $("#stop").addEventListener("click", () => running?.abort());
 $("#new").addEventListener("click", () => switchTo(store.fresh()));
@@ -269,5 +296,6 @@ $("#messages").addEventListener("click", ({ target }) => {
 });
 addEventListener("pagehide", () => running && store.save(chat));
 
+fit();
 showChat();
 connect();

@@ -135,15 +135,15 @@ async function toClipboard(text) {
   }
 }
 
-/** Shows a notice; `action` is "again", "key", or nothing but to wait. It is announced where its `news` is new. */
-export function notice(text, action = null, news = text) {
+/** Shows a notice; `action` is "again", "key", "wait" or "none". It is announced where its `news` is new. */
+export function notice(text, action, news = text) {
   const box = $("#notice");
   if (box.dataset.news !== news) announce(news);
   box.dataset.news = news;
   box.querySelector("p").textContent = text;
   $("#try-again").hidden = action !== "again";
   $("#key-form").hidden = action !== "key";
-  box.classList.toggle("waiting", action === null);
+  box.classList.toggle("waiting", action === "wait");
   box.hidden = false;
   keepUp();
 }

@@ -1,12 +1,13 @@
 """A browser, and the chat page in it."""
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.app.page.pages import OpenPage
 from tests.server import ROOT, Server
 
 FLAGS = [
@@ -18,8 +19,6 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-
-OpenPage = Callable[..., Page]
 
 expect.set_options(timeout=30_000)
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.app.page.conftest import OpenPage
+from tests.app.page.pages import HOSTILE, RICH, OpenPage
 from tests.server import START_SECONDS, Server
 
 CAPITAL = "What is the capital of France?"
@@ -19,53 +19,6 @@ LONG = "Write a long story about a lighthouse, with many chapters."
 SURE = {"temperature": 0}
 COMPLETIONS = "**/v1/chat/completions"
 AXE = (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text()
-
-# All that Markdown has.
-RICH = """\
-The built-in `sum` is the **shortest** way, and *mostly* the fastest:
-
-```python
-total = sum([3.50, 12.00, 7.25])  # and a comment that is so long that it needs to be scrolled on any screen
-```
-
-# How they compare
-
-| Way | Time for 1,000,000 |
-|:---|---:|
-| `sum(list)` | 4 ms |
-| `math.fsum(list)`, which is exact where the other one rounds at every step | 21 ms |
-
-1. One
-   - nested
-2. [Two](https://example.org/two) and ~~three~~
-
-> Measure before you optimise.
-
----
-
-AWordThatIsLongerThanAnyScreenIsWideAndHasNoPlaceToBreakAWordThatIsLongerThanAnyScreenIsWideAndHasNoPlaceToBreak
-"""
-
-HOSTILE = """\
-<script>window.hacked = 1</script>
-
-<img src=x onerror="window.hacked = 2"><svg onload="window.hacked = 3"></svg>
-
-<iframe src="javascript:parent.hacked = 4"></iframe><form action="https://evil.example"><input name=a></form>
-
-[link](javascript:window.hacked=5) [data](data:text/html,<script>alert(6)</script>) ![image](https://evil.example/a.png)
-
-[![x](x "onerror=window.hacked=7")](java&#115;cript:window.hacked=8)
-<a href="https://evil.example" style="position:fixed">x</a>
-
-<math><mtext><table><mglyph><style><!--</style><img title="--&gt;&lt;img src=1 onerror=window.hacked=9&gt;">
-
-```"><script>window.hacked=10</script>
-</code></pre><script>window.hacked=11</script>
-```
-
-<style>* { display: none }</style><base href="https://evil.example/"><meta http-equiv="refresh" content="0;url=https://evil.example">
-"""
 
 
 def events(text: str) -> str:
@@ -399,15 +352,27 @@ def test_a_server_that_wants_a_key_is_given_one_for_this_tab(open_page: OpenPage
     assert "right" not in page.evaluate("JSON.stringify(localStorage)")
 
 
-def test_what_the_server_refuses_is_told_in_its_words(open_page: OpenPage) -> None:
+def test_what_the_server_refuses_is_told_in_its_words_and_loses_nothing(open_page: OpenPage) -> None:
     page = open_page()
     configure(page, max_tokens=100_000)
     say(page, CAPITAL)
     expect(page.locator("#notice p")).to_contain_text("100000")
-    expect(answers(page)).to_have_count(0)
+    expect(page.locator(".message")).to_have_count(0)
+    expect(page.get_by_label("Your message")).to_have_value(CAPITAL)
     configure(page, **SURE)
-    page.get_by_role("button", name="Try again").click()
+    page.get_by_role("button", name="Send").click()
     expect(answers(page)).to_have_text(ANSWER)
+    wait_until_idle(page)
+    refuse(page, 500, "The server failed.")
+    page.get_by_role("button", name="Regenerate").click()
+    expect(page.locator("#notice p")).to_have_text("The server failed.")
+    expect(answers(page)).to_have_text(ANSWER)
+    refuse(page, 400, HOSTILE)
+    say(page, "And then?")
+    expect(page.locator("#notice p")).to_have_text(HOSTILE)
+    expect(page.get_by_label("Your message")).to_have_value("And then?")
+    expect(page.locator(".message .content")).to_have_text([CAPITAL, ANSWER])
+    expect(page.get_by_role("button", name="Try again")).to_be_hidden()
 
 
 def test_an_error_within_a_stream_is_told_and_keeps_what_came(open_page: OpenPage) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from tests.app.page.conftest import OpenPage
-from tests.app.page.test_browser import HOSTILE, RICH
+from tests.app.page.pages import HOSTILE, RICH, OpenPage
 
 EMPHASIS = """\
 A list of **bold words**, `code`, and [a link](https://example.org):
