@@ -1,14 +1,21 @@
 """A browser, and the chat page in it."""
 
 import subprocess
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from werkzeug.serving import make_server
 
+from app.factory import create_app
+from app.metrics import Metrics
+from app.runtime import Runtime
+from app.settings import Settings
 from tests.app.page.pages import OpenPage
-from tests.server import ROOT, Server
+from tests.server import ROOT
 
 FLAGS = [
     "--no-sandbox",
@@ -33,8 +40,21 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def loading_url() -> Iterator[str]:
+    """Address of a server whose model never loads, which starts at once."""
+    app = create_app(Runtime(Settings(model=Path()), Metrics("none")))
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
 @pytest.fixture
-def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
+def open_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[OpenPage]:
     """Opens the page of the demo server, or of `url`, in a fresh profile with the given properties of a device.
 
     Where it is `watched`, what fails in the page's code, or is blocked by its policy, fails the test.
@@ -50,7 +70,7 @@ def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
         if watched:
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.on("console", lambda line: problems.extend([line.text] if line.type == "error" else []))
-        page.goto(url or server.url)
+        page.goto(url or request.getfixturevalue("server").url)
         return page
 
     yield open_page

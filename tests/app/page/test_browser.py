@@ -299,6 +299,14 @@ def test_a_server_that_dies_in_the_middle_is_told_and_its_successor_is_found(ope
     expect(notice).to_be_hidden()
 
 
+def test_a_server_that_loads_is_told_and_asked_again(open_page: OpenPage, loading_url: str) -> None:
+    page = open_page(loading_url)
+    expect(page.locator("#notice p")).to_contain_text("The model is loading: try again later. Trying again in ")
+    page.route("**/v1/models", lambda route: route.fulfill(json={"data": [{"id": "demo", "max_model_len": 512}]}))
+    expect(page.get_by_role("heading", level=1)).to_have_text("demo")
+    expect(page.locator("#notice")).to_be_hidden()
+
+
 def test_a_server_that_loads_or_is_busy_is_waited_for(open_page: OpenPage) -> None:
     page = open_page()
     configure(page, **SURE)

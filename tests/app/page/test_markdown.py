@@ -29,8 +29,8 @@ Then a rule
 
 
 @pytest.fixture
-def page(open_page: OpenPage) -> Page:
-    return open_page()
+def page(open_page: OpenPage, loading_url: str) -> Page:
+    return open_page(loading_url)
 
 
 def shown(page: Page, text: str) -> Any:
