@@ -14,7 +14,7 @@ from app import __version__, access, errors
 from app.access import Keys
 from app.engine.request import Generation
 from app.logs import logger
-from app.routes import chat, openai, operations
+from app.routes import chat, openai, operations, page
 from app.runtime import Runtime
 
 log = logger("app.http")
@@ -49,6 +49,7 @@ def create_app(runtime: Runtime, keys: Keys | None = None) -> OpenAPI:
     app.register_api(operations.blueprint(runtime))
     app.register_api(chat.blueprint(runtime))
     app.register_api(openai.blueprint(runtime))
+    app.register_api(page.blueprint())
     document = _document(app)
 
     @app.route("/openapi.json")

@@ -18,12 +18,6 @@ GIB = 1024**3
 TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
-class Home(BaseModel):
-    """Answer of `/`."""
-
-    message: str = Field(description="always: Server is running")
-
-
 class Health(BaseModel):
     """Answer of the health routes."""
 
@@ -72,10 +66,6 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
     )
     psutil.cpu_percent()  # the first call begins to measure
     not_ready: dict[int | str | HTTPStatus, type[BaseModel] | dict[str, Any] | None] = {200: Health, 503: ErrorResponse}
-
-    @operations.get("/", summary="Whether a server answers here", operation_id="home", responses={200: Home})
-    def home() -> Response:
-        return jsonify(message="Server is running")
 
     @operations.get("/livez", summary="Whether to leave the process running", operation_id="livez", responses=not_ready)
     def livez() -> Response:

@@ -46,10 +46,6 @@ def test_a_loading_server_is_not_ready_and_says_when_to_come_back(loading: Flask
     assert "loading" in response.get_json()["detail"]
 
 
-def test_home_says_that_the_server_is_running(tiny_server: Server) -> None:
-    assert tiny_server.http.get("/").json() == {"message": "Server is running"}
-
-
 def test_metrics_are_prometheus_text(tiny_server: Server) -> None:
     response = tiny_server.http.get("/metrics")
     assert response.headers["Content-Type"].startswith("text/plain")
