@@ -23,8 +23,6 @@ HEADERS = {
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
         " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
 }
 # A browser's answer of `/`, for the OpenAPI document.
 HTML = {"content": {"text/html": {"schema": {"type": "string"}}}}
