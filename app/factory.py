@@ -61,6 +61,7 @@ def create_app(runtime: Runtime, keys: Keys | None = None) -> OpenAPI:
         given = request.headers.get("X-Request-Id", "")
         g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         g.started = time.monotonic()
+        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
     access.guard(app, keys, runtime.settings.cors_origins)
@@ -88,7 +89,6 @@ def create_app(runtime: Runtime, keys: Keys | None = None) -> OpenAPI:
                 prompt_tokens=sum(len(generation.request.prompt_ids) for generation in generations) or None,
                 completion_tokens=sum(generation.tokens for generation in generations) if generations else None,
             )
-            structlog.contextvars.clear_contextvars()
 
         return response
 

@@ -14,15 +14,15 @@ class SchemaError(ValueError):
     """A JSON schema cannot be served; the text says why."""
 
 
-class Form:
-    """The form of one answer, and how far it has come."""
+class GrammarForm:
+    """A form that a grammar describes; see `app.engine.request.Form`."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
-    def begin(self) -> "Form":
+    def begin(self) -> "GrammarForm":
         """The same form at its beginning, for one sequence."""
-        return Form(self._matcher.deep_copy())
+        return GrammarForm(self._matcher.deep_copy())
 
     def exclude(self, scores: torch.Tensor) -> torch.Tensor:
         """Exclude tokens that do not go on with the form, from scores of shape (1, vocabulary).
@@ -53,7 +53,7 @@ class Grammars:
     def __init__(self, tokenizer: str, vocabulary: int, eos_token_ids: Sequence[int]) -> None:
         self._tokenizer = LLTokenizer(tokenizer, n_vocab=vocabulary, eos_token=list(eos_token_ids))
 
-    def json(self, schema: dict[str, Any]) -> Form:
+    def json(self, schema: dict[str, Any]) -> GrammarForm:
         """The form of a JSON document that `schema` allows.
 
         Raises:
@@ -73,4 +73,4 @@ class Grammars:
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise SchemaError(f"The JSON schema cannot be served: {matcher.get_error()}.")
-        return Form(matcher)
+        return GrammarForm(matcher)

@@ -5,12 +5,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from app.schema import GenerateKwargs
 
 if TYPE_CHECKING:
-    from app.engine.grammar import Form
+    import torch
 
 FinishReason = Literal["stop", "length"]
 
@@ -41,6 +41,19 @@ class CancelledError(Exception):
 
 class InvalidScoresError(Exception):
     """The settings of a request turned the scores into inf or nan, so that no token can be chosen."""
+
+
+class Form(Protocol):
+    """The form that an answer has to have, and how far it has come."""
+
+    def begin(self) -> "Form":
+        """The same form at its beginning, for one sequence."""
+
+    def exclude(self, scores: "torch.Tensor") -> "torch.Tensor":
+        """Exclude tokens that do not go on with it, from scores of shape (1, vocabulary); raises InvalidScoresError."""
+
+    def append(self, token: int) -> None:
+        """Go on with `token`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +87,7 @@ class GenerationRequest:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    form: "Form | None" = None
+    form: Form | None = None
 
     @property
     def max_new_tokens(self) -> int:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from werkzeug.exceptions import NotFound
 
-from app.engine.request import GenerationRequest
+from app.engine.request import Form, GenerationRequest
 from app.openai.schema import (
     ChatCompletionRequest,
     ChatMessage,
@@ -19,7 +19,7 @@ from app.schema import GenerateKwargs, Message
 from app.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from app.engine.grammar import Form, Grammars
+    from app.engine.grammar import Grammars
 
 # Tokens of an answer where the request does not say; room for them is kept free in the cache.
 DEFAULT_MAX_TOKENS = 4096
@@ -56,7 +56,7 @@ def chat_request(
     return replace(wanted, form=_form(asked.response_format, grammars))
 
 
-def _form(wanted: ResponseFormat | None, grammars: "Grammars") -> "Form | None":
+def _form(wanted: ResponseFormat | None, grammars: "Grammars") -> Form | None:
     if isinstance(wanted, JsonObject):
         return grammars.json({"type": "object"})
     if isinstance(wanted, JsonSchemaFormat):

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Phi3ForCausalLM
 
-from app.engine.grammar import Form, Grammars, SchemaError
-from app.engine.request import InvalidScoresError
+from app.engine.grammar import Grammars, SchemaError
+from app.engine.request import Form, InvalidScoresError
 from app.engine.sampling import Choice, Chooser, choose
 from app.tokenizer import Tokenizer
 from tests import tiny
