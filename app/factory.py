@@ -71,7 +71,7 @@ def create_app(runtime: Runtime, keys: Keys | None = None) -> OpenAPI:
         response.headers["X-Request-Id"] = g.request_id
         route = request.url_rule.rule if request.url_rule else "unknown"
         runtime.metrics.answered(request.method, route, response.status_code)
-        started, request_id, method = g.started, g.request_id, request.method
+        started, method = g.started, request.method
         generations: list[Generation] = g.get("generations", [])
 
         @response.call_on_close
@@ -81,7 +81,6 @@ def create_app(runtime: Runtime, keys: Keys | None = None) -> OpenAPI:
             level = log.debug if route in QUIET and response.status_code in {200, 503} else log.info
             level(
                 "request",
-                request_id=request_id,
                 method=method,
                 route=route,
                 status=response.status_code,
