@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 from app.schema import GenerateKwargs
 from tests.server import Server, running
 
-REQUESTS = 400
+REQUESTS = 250
 TIMEOUT_SECONDS = 60
 OPERATIONS = [
     ("POST", "/chat"),

@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 180
 QUESTION = "<|user|>\nWhat is the capital of France?<|end|>\n<|assistant|>\n"

@@ -18,6 +18,8 @@ from tests.images.conftest import SHARDS, repository
 from tests.images.helpers import runtime
 from tests.registry import Proxy, registry
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MODEL = find("mini-4k")
 START_SECONDS = 60

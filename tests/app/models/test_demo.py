@@ -48,6 +48,7 @@ def answer(model: Any, tokenizer: Any, prompt: str, tokens: int = 24) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_by_its_name_and_the_next_makes_the_pinned_files(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     with subprocess.Popen([*COMMAND, folder], cwd=ROOT, stderr=subprocess.PIPE, text=True) as killed:

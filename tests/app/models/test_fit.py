@@ -63,6 +63,7 @@ def test_the_embeddings_are_where_the_last_steps_led(
     assert [fitted.loss(tags, batch).item() for batch in beginning] == pytest.approx(recorded, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_embeddings_are_as_good_as_recorded_for_what_they_were_not_fitted_to(
     fitted: Fit, held_out: list[list[Sample]], tags: torch.Tensor, record: dict[str, Any]
 ) -> None:

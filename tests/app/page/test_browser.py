@@ -276,6 +276,7 @@ def test_a_setting_out_of_range_says_why_and_is_not_kept(open_page: OpenPage) ->
 # ---- errors
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_is_told_and_its_successor_is_found(open_page: OpenPage, demo: Path) -> None:
     server = Server(demo, "--name", "demo", "--dtype", "float32", "--max-context", "512")
     try:
