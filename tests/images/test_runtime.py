@@ -1,4 +1,4 @@
-"""Building the runtime, as far as that can be told without doing it; tests/slow/test_bake_demo.py builds and runs it."""
+"""Building the runtime, as far as that can be told without doing it; tests/slow builds it."""
 
 import re
 from pathlib import Path
