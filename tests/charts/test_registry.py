@@ -1,46 +1,24 @@
 """The chart goes to a real OCI registry and comes back as it was."""
 
-import os
 import re
-import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.charts.helm import CHART, ROOT, helm, template
+from tests.charts.helm import CHART, helm, template
+from tests.registry import registry
 
 VERSION = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
-START_SECONDS = 30
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Debian's docker-registry, at a free port; yields its host."""
-    subprocess.run([ROOT / "scripts/packages", "docker-registry"], check=True)
-    folder = tmp_path_factory.mktemp("registry")
-    storage = f"storage: {{filesystem: {{rootdirectory: {folder}/files}}}}"
-    (folder / "config.yml").write_text(f'version: 0.1\n{storage}\nhttp: {{addr: "127.0.0.1:0"}}\n')
-    log = folder / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            ["/usr/bin/docker-registry", "serve", folder / "config.yml"],
-            env=os.environ | {"OTEL_TRACES_EXPORTER": "none"},
-            stderr=output,
-        )
-    try:
-        end = time.monotonic() + START_SECONDS
-        while not (found := re.search(r"listening on (127\.0\.0\.1:\d+)", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.02)
-        yield found[1]
-    finally:
-        process.kill()
-        process.wait()
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The host of a real registry."""
+    with registry(tmp_path_factory.mktemp("registry")) as host:
+        yield host
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +31,12 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def published(registry: str, package: Path) -> str:
+def published(host: str, package: Path) -> str:
     """Where the chart is after `helm push`."""
-    done = helm("push", package, f"oci://{registry}/charts", "--plain-http")
+    done = helm("push", package, f"oci://{host}/charts", "--plain-http")
     assert done.returncode == 0, done.stderr
     assert re.search(r"Digest: sha256:[0-9a-f]{64}", done.stderr + done.stdout)
-    return f"oci://{registry}/charts/phi3"
+    return f"oci://{host}/charts/phi3"
 
 
 def test_what_is_pulled_is_what_was_pushed(published: str, package: Path, tmp_path: Path) -> None:
