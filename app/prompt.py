@@ -114,6 +114,14 @@ def encode_messages(messages: list[Message], tokenizer: Tokenizer) -> list[int]:
     return ids + tokenizer.encode("<|assistant|>\n")
 
 
+def check_messages(count: int, limits: Limits) -> None:
+    """Refuse a conversation of too many messages; raises RequestError."""
+    if count > limits.settings.max_messages:
+        raise RequestError(
+            f"There are {count} messages: CHAT_MAX_MESSAGES allows {limits.settings.max_messages}.", "messages"
+        )
+
+
 def _encode(chat: ChatRequest, tokenizer: Tokenizer, limits: Limits) -> tuple[list[int], int]:
     """The prompt's token ids, and how many of them are the prefix's."""
     if chat.messages is not None and not chat.prompt:
@@ -121,10 +129,7 @@ def _encode(chat: ChatRequest, tokenizer: Tokenizer, limits: Limits) -> tuple[li
             raise RequestError("Conversational parameter messages required")
         if chat.prefix:
             raise RequestError("prefix goes with prompt: with messages, put its text into a system message.")
-        if len(chat.messages) > limits.settings.max_messages:
-            raise RequestError(
-                f"There are {len(chat.messages)} messages: CHAT_MAX_MESSAGES allows {limits.settings.max_messages}."
-            )
+        check_messages(len(chat.messages), limits)
         return encode_messages(chat.messages, tokenizer), 0
     if chat.messages:
         raise RequestError("prompt and messages exclude each other: send one of them.")

@@ -72,10 +72,10 @@ class Shape:
         return {"index": number, **said, "logprobs": self._logprobs(tokens), "finish_reason": reason}
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        # Control tokens, such as the one that ends an answer, are no part of its text.
-        told = [token for token in tokens if token.id not in self.tokenizer.control_ids]
         if self.logprobs is None:
             return None
+        # Control tokens, such as the one that ends an answer, are no part of its text.
+        told = [token for token in tokens if token.id not in self.tokenizer.control_ids]
         if self.chat:
             return {"content": [self._told(token) for token in told], "refusal": None}
         return {

@@ -14,7 +14,7 @@ from app.openai.schema import (
     JsonSchemaFormat,
     ResponseFormat,
 )
-from app.prompt import Limits, RequestError, encode_messages
+from app.prompt import Limits, RequestError, check_messages, encode_messages
 from app.schema import GenerateKwargs, Message
 from app.tokenizer import Tokenizer
 
@@ -103,10 +103,7 @@ def several(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str |
 
 def conversation(messages: list[ChatMessage], tokenizer: Tokenizer, limits: Limits) -> list[int]:
     """Token ids of a conversation, up to where the answer begins; raises RequestError for too long a one."""
-    if len(messages) > limits.settings.max_messages:
-        raise RequestError(
-            f"There are {len(messages)} messages: CHAT_MAX_MESSAGES allows {limits.settings.max_messages}.", "messages"
-        )
+    check_messages(len(messages), limits)
     return encode_messages(
         [Message(role="system" if each.role == "developer" else each.role, content=each.text) for each in messages],
         tokenizer,

@@ -1,9 +1,13 @@
 """What a request brings beside its fields."""
 
-import socket
+from collections.abc import Sequence
 
-from flask import request
+from flask import g, request
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+
+from app.answer import Reader
+from app.engine.request import GenerationRequest
+from app.runtime import Ready
 
 
 def require_object(example: str) -> None:
@@ -19,14 +23,21 @@ def require_object(example: str) -> None:
         raise BadRequest(f"The body must be a JSON object, such as {example}.")
 
 
-def connection() -> socket.socket | None:
-    """The connection to the client, where the server tells it."""
-    found: socket.socket | None = request.environ.get("gunicorn.socket")
-    return found
+def ask(ready: Ready, wanted: GenerationRequest, stops: Sequence[str] = ()) -> Reader:
+    """Let in what this request asks for; where its answer is not read to the end, it is cancelled with the response.
+
+    Raises:
+        BadRequest: X-Request-Timeout is no number of seconds.
+        QueueFullError, EngineError: see Engine.submit.
+    """
+    most = _seconds(ready.limits.settings.max_request_seconds)
+    reader = ready.ask(wanted, request.environ.get("gunicorn.socket"), most, stops)
+    g.setdefault("generations", []).append(reader.generation)
+    return reader
 
 
-def seconds(most: float) -> float:
-    """How long the answer may take: what X-Request-Timeout asks for, and `most` at most; raises BadRequest."""
+def _seconds(most: float) -> float:
+    """How long the answer may take: what X-Request-Timeout asks for, and `most` at most."""
     given = request.headers.get("X-Request-Timeout")
     if given is None:
         return most

@@ -10,7 +10,7 @@ from app import sse
 from app.answer import Answer, Reader
 from app.engine.request import GenerationRequest
 from app.prompt import RequestError, generation_request
-from app.routes.body import connection, require_object, seconds
+from app.routes.body import ask, require_object
 from app.runtime import Runtime
 from app.schema import (
     AnswerDetails,
@@ -59,8 +59,7 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
             )
         ready = runtime.ready()
         wanted = generation_request(g.request_id, body, ready.tokenizer, ready.limits)
-        reader = ready.ask(wanted, connection(), seconds(runtime.settings.max_request_seconds))
-        g.generations = [reader.generation]
+        reader = ask(ready, wanted)
         if streamed:
             return sse.response(_messages(body, wanted, reader, ready.tokenizer), request.path)
         return jsonify(_response(body, wanted, reader.whole(), ready.tokenizer))

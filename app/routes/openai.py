@@ -25,7 +25,7 @@ from app.openai.schema import (
     TokenizeResponse,
 )
 from app.prompt import RequestError
-from app.routes.body import connection, require_object, seconds
+from app.routes.body import ask, require_object
 from app.runtime import Runtime
 
 ERRORS: dict[str | int | HTTPStatus, Any] = dict.fromkeys(
@@ -65,25 +65,19 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
         ready = runtime.ready()
         wanted = chat_request(g.request_id, body, ready.tokenizer, ready.limits, ready.grammars)
         shape = Shape(True, g.request_id, runtime.settings.name, ready.tokenizer, wanted.logprobs)
-        reader = ready.ask(wanted, connection(), seconds(runtime.settings.max_request_seconds), body.stops)
-        return _answer(body, shape, [reader], [""])
+        return _answer(body, shape, [ask(ready, wanted, body.stops)], [""])
 
     @api.post("/v1/completions", summary="Continue a text", operation_id="completions", responses=ERRORS | ANSWERS)
     def completions(body: CompletionRequest) -> Response:
         ready = runtime.ready()
         wanted = completion_requests(g.request_id, body, ready.tokenizer, ready.limits)
         shape = Shape(False, g.request_id, runtime.settings.name, ready.tokenizer, body.logprobs)
-        readers: list[Reader] = []
-        most = seconds(runtime.settings.max_request_seconds)
-        try:
-            for each in wanted:
-                readers.append(ready.ask(each, connection(), most, body.stops))
-        except Exception:
-            for reader in readers:
-                reader.generation.cancel()
-            raise
-        texts = [each if isinstance(each, str) else ready.tokenizer.decode(each) for each in several(body.prompt)]
-        return _answer(body, shape, readers, texts if body.echo else [""] * len(texts))
+        readers = [ask(ready, each, body.stops) for each in wanted]
+        before = [""] * len(readers)
+        if body.echo:
+            prompts = several(body.prompt)
+            before = [each if isinstance(each, str) else ready.tokenizer.decode(each) for each in prompts]
+        return _answer(body, shape, readers, before)
 
     @api.get(
         "/v1/models", summary="The model that is served", operation_id="models", responses=ERRORS | {200: ModelList}
@@ -146,12 +140,11 @@ def _answer(
     asked: ChatCompletionRequest | CompletionRequest, shape: Shape, readers: Sequence[Reader], echoed: Sequence[str]
 ) -> Response:
     """Answer what `readers` read, one a prompt, each answer to it after its text of `echoed`."""
-    g.generations = [reader.generation for reader in readers]
     if asked.stream:
         return sse.response(_chunks(asked, shape, readers, echoed), request.path)
     answers = [answer for reader in readers for answer in reader.whole()]
     before = [text for text in echoed for _ in range(asked.n)]
-    return jsonify(shape.whole(answers, before, g.generations))
+    return jsonify(shape.whole(answers, before, [reader.generation for reader in readers]))
 
 
 def _chunks(
