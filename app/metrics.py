@@ -123,6 +123,16 @@ class Metrics:
         """Count an answer of any kind."""
         self._http.labels(method, route, status).inc()
 
+    def observe_model(self, context: int, dtype: str, device: str) -> None:
+        """Export what the model that is served is like; `context` is in tokens."""
+        info = Gauge(
+            "phi3_model_info",
+            "The model that is served; always 1.",
+            ["model_name", "context", "dtype", "device"],
+            registry=self.registry,
+        )
+        info.labels(self._labels["model_name"], str(context), dtype, device).set(1)
+
     def observe_engine(self, engine: "Engine", cache: "KeyValueCache") -> None:
         """Export how many requests of `engine` run and wait, and how full `cache` is."""
         running = Gauge(
