@@ -5,13 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from images import lock, reference, runtime, verify, weights
+from images import bom, lock, reference, runtime, verify, weights
 from images.catalogue import DEMO, Model, find
 from images.catalogue import read as read_catalogue
 from images.compose import compose
 from images.errors import ImageError
 from images.folder import Folder
 from images.hub import Hub
+from images.referrers import attached
 from images.source import Source
 from images.store import require
 
@@ -67,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("name", help="print the last part of the name that a model's image has")
     verb.add_argument("model", metavar="MODEL")
     verb.set_defaults(action=lambda options: print(find(options.model).image))
+
+    verb = verbs.add_parser("bom", help="print the bill of materials that is attached to an image, in CycloneDX")
+    verb.add_argument("image", metavar="IMAGE", help=NAME)
+    verb.add_argument("part", choices=["runtime", "weights"])
+    _add_plain_http(verb)
+    verb.set_defaults(action=_bom)
 
     verb = verbs.add_parser("verify", help="hold a published image against the lock, without pulling it")
     verb.add_argument("image", metavar="IMAGE", help=NAME)
@@ -151,6 +158,15 @@ def _compose(options: argparse.Namespace) -> None:
     verify.verify(target, options.lock)
     _report(f"{options.model}: composed and verified", target, target.store.sent)
     print(f"{target}@{manifest.digest}")
+
+
+def _bom(options: argparse.Namespace) -> None:
+    image = reference.parse(options.image, plain_http=options.plain_http)
+    title = {"runtime": bom.RUNTIME, "weights": bom.WEIGHTS}[options.part]
+    document = attached(image.store, require(image.store, image.tag).digest, bom.MEDIA_TYPE, title)
+    if document is None:
+        raise ImageError(f"{image} has no bill of materials of its {options.part}: publish or mirror it with that")
+    print(document.decode())
 
 
 def _verify(options: argparse.Namespace) -> None:

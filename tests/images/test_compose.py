@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from images import lock, reference, weights
+from images import bom, lock, reference, weights
 from images.catalogue import Model
 from images.compose import compose
+from images.describe import describe
 from images.errors import ImageError
 from images.hub import Hub as HubSource
 from images.reference import Reference
+from images.referrers import attach, attached
 from images.store import CONFIG, LAYER, Manifest, dump, get, put, require
 from images.verify import verify
 from tests.hub import Hub
@@ -55,6 +57,24 @@ def test_weights_are_below_and_the_runtime_is_on_top(
     ]
     assert verify(target, path) == (entry.model, manifest)
     assert compose(entry, base, target) == manifest
+
+
+def test_what_is_in_it_is_attached_to_it(entry: lock.Entry, base: Reference, target: Reference) -> None:
+    manifest = compose(entry, base, target)
+    for title, document in ((bom.RUNTIME, describe(base)), (bom.WEIGHTS, bom.of_weights(entry))):
+        assert attached(target.store, manifest.digest, bom.MEDIA_TYPE, title) == document
+    weights_alone = require(target.store, entry.tag)
+    assert attached(target.store, weights_alone.digest, bom.MEDIA_TYPE, bom.WEIGHTS) == bom.of_weights(entry)
+
+
+def test_a_runtime_that_was_described_is_not_read_again(
+    entry: lock.Entry, base: Reference, target: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = require(base.store, "1")
+    attach(base.store, manifest, bom.MEDIA_TYPE, bom.RUNTIME, describe(base))
+    monkeypatch.setattr("images.describe.examine", None)
+    composed = compose(entry, base, target)
+    assert attached(target.store, composed.digest, bom.MEDIA_TYPE, bom.RUNTIME) == describe(base)
 
 
 def test_missing_weights_are_named(entry: lock.Entry, base: Reference, tmp_path: Path) -> None:
@@ -166,6 +186,21 @@ def test_an_image_that_was_changed_is_not_verified(
     changed(target, change)
     with pytest.raises(ImageError, match=problem):
         verify(target, path)
+
+
+def test_a_bill_of_materials_of_other_weights_is_noticed_and_a_missing_one_said(
+    entry: lock.Entry, base: Reference, target: Reference, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = compose(entry, base, target)
+    bare = Reference(target.store, target.name, "bare")
+    content = manifest.content | {"annotations": {}}
+    target.store.tag("bare", Manifest(dump(content), manifest.media_type))
+    assert verify(bare, path)
+    assert "has no bill of materials" in capsys.readouterr().err
+    wrong = bom.of_weights(entry).replace((entry.files[0].sha256 or "").encode(), b"0" * 64)
+    attach(target.store, require(target.store, "bare"), bom.MEDIA_TYPE, bom.WEIGHTS, wrong)
+    with pytest.raises(ImageError, match="the bill of materials of its weights is not the lock's"):
+        verify(bare, path)
 
 
 def test_a_layer_that_is_gone_is_named(

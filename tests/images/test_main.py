@@ -31,6 +31,11 @@ def test_lock_weights_compose_and_verify_make_an_image(
     assert manifest
     assert composed == f"{name}@{digest_of(manifest.body)}\n"
     assert capsys.readouterr().out == f"oci:{tmp_path}/image@{digest_of(manifest.body)}\n"
+    for part, subject in (("runtime", "phi-3-runtime"), ("weights", model.repository)):
+        assert main(["bom", name, part]) == 0
+        assert json.loads(capsys.readouterr().out)["metadata"]["component"]["name"] == subject
+    assert main(["bom", base, "weights"]) == 1
+    assert "has no bill of materials of its weights: publish or mirror it with that" in capsys.readouterr().err
 
 
 def test_a_lock_that_differs_from_the_hub_fails_the_check(
