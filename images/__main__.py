@@ -69,9 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("model", metavar="MODEL")
     verb.set_defaults(action=lambda options: print(find(options.model).image))
 
-    verb = verbs.add_parser("bom", help="print the bill of materials that is attached to an image, in CycloneDX")
+    verb = verbs.add_parser("bom", help="write the bills of materials that are attached to an image into a folder")
     verb.add_argument("image", metavar="IMAGE", help=NAME)
-    verb.add_argument("part", choices=["runtime", "weights"])
+    verb.add_argument("folder", metavar="FOLDER", type=Path)
     _add_plain_http(verb)
     verb.set_defaults(action=_bom)
 
@@ -162,11 +162,15 @@ def _compose(options: argparse.Namespace) -> None:
 
 def _bom(options: argparse.Namespace) -> None:
     image = reference.parse(options.image, plain_http=options.plain_http)
-    title = {"runtime": bom.RUNTIME, "weights": bom.WEIGHTS}[options.part]
-    document = attached(image.store, require(image.store, image.tag).digest, bom.MEDIA_TYPE, title)
-    if document is None:
-        raise ImageError(f"{image} has no bill of materials of its {options.part}: publish or mirror it with that")
-    print(document.decode())
+    digest = require(image.store, image.tag).digest
+    documents = {title: attached(image.store, digest, bom.MEDIA_TYPE, title) for title in (bom.RUNTIME, bom.WEIGHTS)}
+    if not any(documents.values()):
+        raise ImageError(f"{image} has no bill of materials: publish it, or mirror it with what is attached to it")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for title, document in documents.items():
+        if document is not None:
+            (options.folder / title).write_bytes(document)
+            print(options.folder / title)
 
 
 def _verify(options: argparse.Namespace) -> None:

@@ -41,7 +41,14 @@ def changed(values: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
 def filled() -> dict[str, Any]:
     """The default values, with an entry in the lists and maps that are empty by default."""
     values = defaults()
-    for feature in ("affinity to nodes", "placement", "extras", "a narrow network policy", "an HTTPRoute with hosts"):
+    for feature in (
+        "affinity to nodes",
+        "placement",
+        "extras",
+        "adapters",
+        "a narrow network policy",
+        "an HTTPRoute with hosts",
+    ):
         for key, value in FEATURES[feature].items():
             values[key] = values[key] | value if isinstance(value, dict) else value
     values["gpu"] = defaults()["gpu"]
@@ -101,6 +108,9 @@ def test_helm_refuses_by_the_schema(key: str) -> None:
         {"models": {"own": {"image": "phi-3-law"}}},
         {"fullnameOverride": "a" * 53},
         {"autoscaling": {"minReplicas": 0}},
+        {"adapters": {"Law": {"claimName": "adapters"}}},
+        {"adapters": {"law": {"claimName": "adapters", "weight": 0}}},
+        {"adapters": {"law": {"claimName": "adapters", "path": "../other"}}},
     ],
     ids=str,
 )
