@@ -53,6 +53,7 @@ class Ready:
         self.engine = built.engine
         self.grammars = built.grammars
         self.invariant = built.invariant
+        self.adapters = loaded.adapters
         self.created = int(time.time())
 
     def ask(
@@ -124,10 +125,13 @@ class Runtime:
             from app.engine.build import build
             from app.engine.load import load
 
-            loaded = load(self.settings.model, self.settings.dtype, self.settings.max_context)
-            built = build(loaded, self.settings)
+            settings = self.settings
+            loaded = load(
+                settings.model, settings.dtype, settings.max_context, settings.adapters_dir, settings.adapter_weights
+            )
+            built = build(loaded, settings)
             self.metrics.observe_engine(built.engine, built.cache)
-            self._ready = Ready(loaded, built, self.settings, self.metrics)
+            self._ready = Ready(loaded, built, settings, self.metrics)
         except LoadError as error:
             log.error("the model cannot be loaded", reason=str(error))
             os._exit(EXIT_BOOT_FAILED)

@@ -5,11 +5,27 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+def _adapter_weights(given: object) -> object:
+    """Read `NAME=WEIGHT,…`, the weights as text; raises ValueError."""
+    if not isinstance(given, str):
+        return given
+    weights: dict[str, str] = {}
+    for pair in given.split(","):
+        name, _, weight = pair.strip().rpartition("=")
+        if not name or name in weights:
+            raise ValueError("write it like french=0.5,polite=1, each adapter once")
+        weights[name] = weight
+    return weights
+
+
+AdapterWeights = Annotated[dict[str, FiniteFloat], BeforeValidator(_adapter_weights)]
 
 
 class SettingsError(ValueError):
@@ -28,12 +44,21 @@ class Settings(BaseModel):
     name: str = Field("", description="name of the model in metrics and logs; default: the folder's name")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(5000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    adapters_dir: Path | None = Field(
+        None, description="folder that holds a folder for each LoRA adapter to merge into the weights; default: none"
+    )
+    adapter_weights: AdapterWeights = Field(
+        {}, description="how much of an adapter is merged, such as french=0.5,polite=1; default: 1 of each"
+    )
     dtype: Dtype = Field("auto", description="type of the weights; auto: bfloat16 on a GPU, the faster one on a CPU")
     max_context: int | None = Field(
         None, ge=1, description="tokens of prompt and answer together; default: the model's context"
     )
     max_concurrency: int = Field(16, ge=1, le=256, description="sequences that generate at once")
     max_queue: int = Field(64, ge=0, le=1024, description="requests that wait beyond those")
+    max_queue_tokens: int | None = Field(
+        None, ge=1, description="tokens that those ask for, prompts included; default: as many as the cache holds"
+    )
     max_sequences: int = Field(
         16,
         ge=1,
@@ -82,7 +107,7 @@ class _Flag:
 def _flags() -> list[_Flag]:
     flags = []
     for name, field in Settings.model_fields.items():
-        default = "" if field.is_required() or field.default in (None, "") else f" (default {field.default})"
+        default = "" if field.is_required() or field.default in (None, "", {}) else f" (default {field.default})"
         choices = (
             get_args(field.annotation)
             if get_args(field.annotation)[:1] and isinstance(get_args(field.annotation)[0], str)

@@ -6,6 +6,7 @@ from app.engine.batched import BatchedLane
 from app.engine.cache import KeyValueCache
 from app.engine.decoder import Decoder
 from app.engine.engine import Engine
+from app.engine.forecast import Forecast, seconds_per_step
 from app.engine.grammar import Grammars
 from app.engine.invariance import invariant
 from app.engine.load import LoadedModel
@@ -66,6 +67,7 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
     )
     decoder = Decoder(model, cache)
     same = invariant(decoder, cache, loaded.vocabulary, settings.max_concurrency)
+    step = seconds_per_step(decoder, cache, settings.max_concurrency)
     log.info(
         "engine ready",
         cache_tokens=memory.tokens,
@@ -74,12 +76,19 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
         full_contexts=round(memory.tokens / memory.context, 1),
         beam_tokens=memory.beam_tokens,
         free_gib=round(memory.free / GIB, 3),
+        seconds_per_step=round(step, 4),
         answers_depend_on_company=not (same or settings.deterministic),
         one_sequence_a_pass=settings.deterministic and not same,
     )
     lane = BatchedLane(model, decoder, cache, settings.max_concurrency, together=same or not settings.deterministic)
     engine = Engine(
-        lane, SerialLane(BeamSearch(model)), settings.max_concurrency, settings.max_queue, settings.stall_seconds
+        lane,
+        SerialLane(BeamSearch(model)),
+        concurrency=settings.max_concurrency,
+        max_queue=settings.max_queue,
+        max_queue_tokens=settings.max_queue_tokens or memory.tokens,
+        stall_seconds=settings.stall_seconds,
+        forecast=Forecast(settings.max_concurrency, memory.tokens, step),
     )
     grammars = Grammars(loaded.tokenizer.to_json(), loaded.vocabulary, loaded.eos_token_ids)
     return Built(engine, cache, memory, grammars, same or settings.deterministic)

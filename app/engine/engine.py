@@ -2,9 +2,9 @@
 
 import math
 import threading
-import time
 from typing import Protocol
 
+from app.engine.forecast import Forecast
 from app.engine.request import Generation, GenerationRequest, QueueFullError, failure
 
 
@@ -39,17 +39,30 @@ class Engine:
         reference: searches with beams, one request at a time.
         concurrency: sequences that generate at once on the batched lane.
         max_queue: requests that wait beyond those.
+        max_queue_tokens: tokens that those may ask for together, prompts included; one that is alone may ask for more.
         stall_seconds: without a step for so long, while there is work, the engine is no longer alive.
+        forecast: of when places will be free.
     """
 
-    def __init__(self, batched: Lane, reference: Lane, concurrency: int, max_queue: int, stall_seconds: float) -> None:
+    def __init__(
+        self,
+        batched: Lane,
+        reference: Lane,
+        *,
+        concurrency: int,
+        max_queue: int,
+        max_queue_tokens: int,
+        stall_seconds: float,
+        forecast: Forecast,
+    ) -> None:
         self.lanes = {"batched": batched, "reference": reference}
         self._concurrency = concurrency
         self._max_queue = max_queue
+        self._max_queue_tokens = max_queue_tokens
         self._stall_seconds = stall_seconds
         self._lock = threading.Lock()
-        self._seconds_per_request = 1.0
-        self._generations: set[Generation] = set()
+        self._forecast = forecast
+        self._generations: dict[Generation, None] = {}  # in order of arrival
 
     def submit(self, request: GenerationRequest) -> Generation:
         """Queue `request` and return its answer, which fills as it is generated.
@@ -61,18 +74,36 @@ class Engine:
         lane = "reference" if request.kwargs.num_beams > 1 else "batched"
         generation = Generation(request, lane, on_end=self._ended)
         with self._lock:
-            running, waiting = self.running, self.waiting
-            if running + waiting >= self._concurrency + self._max_queue:
+            if full := self._full(request):
                 raise QueueFullError(
-                    f"{running} requests are running and {waiting} are waiting, "
-                    f"as many as CHAT_MAX_QUEUE ({self._max_queue}) lets in: try again later.",
-                    max(1, math.ceil(self._seconds_per_request * waiting / self._concurrency)),
+                    f"{full}: try again later.", max(1, math.ceil(self._forecast.promise(self._let_in())))
                 )
             if not self.lanes[lane].alive:
                 raise failure()
-            self._generations.add(generation)
+            self._generations[generation] = None
             self.lanes[lane].submit(generation)
         return generation
+
+    def _full(self, request: GenerationRequest) -> str | None:
+        """Say what there is too much of to let `request` in, if there is."""
+        running, waiting = self.running, self.waiting
+        if running + waiting >= self._concurrency + self._max_queue:
+            return (
+                f"{running} requests are running and {waiting} are waiting, "
+                f"as many as CHAT_MAX_QUEUE ({self._max_queue}) lets in"
+            )
+        queued = [each.request.tokens for each in self._let_in() if each.started is None]
+        if queued and sum(queued) + request.tokens > self._max_queue_tokens:
+            return (
+                f"{len(queued)} requests are waiting that ask for {sum(queued)} tokens, and with the {request.tokens} "
+                f"of this one they would be more than CHAT_MAX_QUEUE_TOKENS ({self._max_queue_tokens}) lets in"
+            )
+        return None
+
+    def _let_in(self) -> list[Generation]:
+        """The requests that run or wait and are wanted, in order of arrival."""
+        # A copy: requests end on other threads.
+        return [generation for generation in list(self._generations) if not generation.cancelled]
 
     def end(self, error: Exception) -> None:
         """End every request that runs or waits with `error`."""
@@ -103,7 +134,5 @@ class Engine:
         return all(lane.alive and lane.idle_seconds < self._stall_seconds for lane in self.lanes.values())
 
     def _ended(self, generation: Generation) -> None:
-        self._generations.discard(generation)
-        if generation.started is not None:
-            seconds = time.monotonic() - generation.started
-            self._seconds_per_request += 0.2 * (seconds - self._seconds_per_request)
+        self._generations.pop(generation, None)
+        self._forecast.ended(generation)

@@ -3,9 +3,10 @@
 import contextlib
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM
 
+from app.engine.adapters import find, merge
 from app.engine.products import seconds_per_step
 from app.engine.request import LoadError
 from app.logs import logger
@@ -36,6 +38,7 @@ class LoadedModel:
         vocabulary: number of token ids.
         eos_token_ids: tokens that end an answer, all of them.
         pad_token_id: fills up.
+        adapters: merged into the weights: how much of each, by name.
     """
 
     model: Phi3ForCausalLM
@@ -44,18 +47,27 @@ class LoadedModel:
     vocabulary: int
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
+    adapters: Mapping[str, float]
 
 
-def load(folder: Path, dtype: Dtype, max_context: int | None) -> LoadedModel:
+def load(
+    folder: Path,
+    dtype: Dtype,
+    max_context: int | None,
+    adapters_dir: Path | None = None,
+    adapter_weights: Mapping[str, float] = MappingProxyType({}),
+) -> LoadedModel:
     """Load the checkpoint in `folder` onto the GPU, or the CPU where there is none.
 
     Args:
         folder: config.json, tokenizer.json and safetensors, as `save_pretrained` writes them.
         dtype: of the weights.
         max_context: tokens; at most the model's own context, which is meant by None.
+        adapters_dir: holds a folder for each LoRA adapter that is merged into the weights; None is none.
+        adapter_weights: how much of it, by adapter; 1 where none is given.
 
     Raises:
-        LoadError: the folder is not a Phi-3 checkpoint, or `max_context` is too large.
+        LoadError: the folder is not a Phi-3 checkpoint, `max_context` is too large, or an adapter cannot be merged.
     """
     started = time.monotonic()
     try:
@@ -70,6 +82,7 @@ def load(folder: Path, dtype: Dtype, max_context: int | None) -> LoadedModel:
             f"CHAT_MAX_CONTEXT is {max_context}, and the model's context {config.max_position_embeddings} tokens: "
             "set it to that, or less."
         )
+    adapters = find(adapters_dir, adapter_weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = _dtype(dtype, device, config)
     log.info("loading model", folder=str(folder), device=str(device), dtype=str(chosen).removeprefix("torch."))
@@ -86,6 +99,9 @@ def load(folder: Path, dtype: Dtype, max_context: int | None) -> LoadedModel:
             ).eval()
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise LoadError(f"The weights in {folder} cannot be loaded: {error}") from error
+    if adapters_dir is not None:
+        for name, weight in adapters.items():
+            model = merge(model, adapters_dir / name, weight)
     eos = model.generation_config.eos_token_id
     eos_token_ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
     pad = model.generation_config.pad_token_id
@@ -102,6 +118,7 @@ def load(folder: Path, dtype: Dtype, max_context: int | None) -> LoadedModel:
         vocabulary=config.vocab_size,
         eos_token_ids=eos_token_ids,
         pad_token_id=pad if pad is not None else (eos_token_ids or (0,))[0],
+        adapters=adapters,
     )
 
 

@@ -94,6 +94,11 @@ class GenerationRequest:
         """Tokens that one sequence may add to the prompt."""
         return self.max_length - len(self.prompt_ids)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that all its sequences may have, each with the prompt."""
+        return self.max_length * max(self.kwargs.num_beams, self.kwargs.num_return_sequences)
+
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:

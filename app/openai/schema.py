@@ -206,6 +206,7 @@ class ModelCard(BaseModel):
     answers_depend_on_company: bool = Field(
         description="whether, on this machine, rounding lets an answer differ with who else is asking"
     )
+    adapters: dict[str, float] = Field(description="LoRA adapters merged into the weights: how much of each, by name")
 
 
 class ModelList(BaseModel):

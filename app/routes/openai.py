@@ -133,6 +133,7 @@ def _model(runtime: Runtime) -> ModelCard:
         created=ready.created,
         max_model_len=ready.limits.context,
         answers_depend_on_company=not ready.invariant,
+        adapters=dict(ready.adapters),
     )
 
 

@@ -22,6 +22,11 @@ def test_the_name_is_the_folders_where_none_is_given() -> None:
     assert read(["--model", "/models/demo", "--name", "mini-4k"], {}).name == "mini-4k"
 
 
+def test_weights_of_adapters_are_read_by_name() -> None:
+    environment = {"CHAT_MODEL": "/weights", "CHAT_ADAPTER_WEIGHTS": "french=0.5, polite=-1"}
+    assert read([], environment).adapter_weights == {"french": 0.5, "polite": -1.0}
+
+
 def test_a_missing_model_is_named() -> None:
     with pytest.raises(SettingsError, match=r"--model \(CHAT_MODEL\): Field required"):
         read([], {})
@@ -34,6 +39,10 @@ def test_a_missing_model_is_named() -> None:
         ("CHAT_PORT", "70000", "less than or equal to 65535"),
         ("CHAT_DTYPE", "float16", "'auto', 'float32' or 'bfloat16'"),
         ("CHAT_MAX_CONTEXT", "many", "valid integer"),
+        ("CHAT_ADAPTER_WEIGHTS", "french", "write it like french=0.5,polite=1"),
+        ("CHAT_ADAPTER_WEIGHTS", "french=1,french=2", "each adapter once"),
+        ("CHAT_ADAPTER_WEIGHTS", "french=much", "valid number"),
+        ("CHAT_ADAPTER_WEIGHTS", "french=nan", "finite number"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_with_what_is(variable: str, value: str, allowed: str) -> None:

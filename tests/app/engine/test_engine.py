@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.engine.engine import Engine
+from app.engine.engine import Engine, Lane
+from app.engine.forecast import Forecast
 from app.engine.request import EngineError, QueueFullError
 from app.engine.serial import SerialLane
 from tests.app.engine.requests import read, request, wait_for
@@ -21,7 +22,12 @@ def gate() -> threading.Event:
 @pytest.fixture
 def engine(gate: threading.Event) -> Engine:
     lanes = [SerialLane(lambda *_: gate.wait()) for _ in range(2)]
-    return Engine(lanes[0], lanes[1], concurrency=1, max_queue=2, stall_seconds=0.3)
+    return of(*lanes, max_queue=2, max_queue_tokens=100, stall_seconds=0.3)
+
+
+def of(batched: Lane, reference: Lane, **settings: Any) -> Engine:
+    """An engine with one sequence at a time."""
+    return Engine(batched, reference, concurrency=1, forecast=Forecast(1, 1000, 0.9), **settings)
 
 
 @pytest.mark.parametrize(("kwargs", "lane"), [({}, "batched"), ({"do_sample": True}, "batched"), (BEAMS, "reference")])
@@ -41,8 +47,28 @@ def test_more_than_the_bound_is_refused_with_a_time_to_come_back(engine: Engine,
     wait_for(lambda: (engine.running, engine.waiting) == (1, 2))
     with pytest.raises(QueueFullError, match=r"CHAT_MAX_QUEUE \(2\)") as refused:
         engine.submit(request([1], 1))
-    assert refused.value.retry_after >= 1
+    assert refused.value.retry_after == 1
+    with pytest.raises(QueueFullError) as next_one:
+        engine.submit(request([1], 1))
+    assert next_one.value.retry_after == 2
     gate.set()
+
+
+def test_more_tokens_than_the_bound_are_refused_unless_they_are_asked_for_alone(
+    engine: Engine, gate: threading.Event
+) -> None:
+    engine.submit(request([1], 1))
+    wait_for(lambda: engine.running == 1)
+    engine.submit(request([1], 200))
+    with pytest.raises(QueueFullError, match=r"ask for 201 tokens, .* the 2 of .* CHAT_MAX_QUEUE_TOKENS \(100\)"):
+        engine.submit(request([1], 1))
+    gate.set()
+    wait_for(lambda: not engine.busy)
+    gate.clear()
+    answers = [engine.submit(request([1], 10, num_beams=2)) for _ in range(3)]
+    gate.set()
+    for answer in answers:
+        read(answer)
 
 
 def test_a_cancelled_request_that_waits_gives_its_place_back(engine: Engine, gate: threading.Event) -> None:
@@ -59,7 +85,7 @@ def test_a_dead_lane_takes_nothing_and_the_engine_is_not_alive() -> None:
     def die(*_: object) -> None:
         raise SystemExit
 
-    engine = Engine(SerialLane(die), SerialLane(die), concurrency=1, max_queue=0, stall_seconds=1)
+    engine = of(SerialLane(die), SerialLane(die), max_queue=0, max_queue_tokens=1, stall_seconds=1)
     with pytest.raises(EngineError):
         read(engine.submit(request([1], 1)))
     wait_for(lambda: not engine.alive)
