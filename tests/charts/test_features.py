@@ -177,7 +177,8 @@ def test_adapters_are_mounted_by_name_and_the_server_is_told_of_them() -> None:
         {"name": "adapter-tone", "mountPath": "/adapters/tone", "readOnly": True},
     ]
     assert server(values)["volumeMounts"][-2:] == mounts
-    assert environment(values)["CHAT_ADAPTERS"] == "law=0.5,tone=1"
+    variables = environment(values)
+    assert (variables["CHAT_ADAPTERS_DIR"], variables["CHAT_ADAPTER_WEIGHTS"]) == ("/adapters", "law=0.5,tone=1")
     # A claim may be one node's alone; images are for all.
     ahead = one("DaemonSet", values)["spec"]["template"]["spec"]
     assert (ahead["volumes"], ahead["containers"][0]["volumeMounts"]) == ([law], mounts[:1])
@@ -193,7 +194,7 @@ def test_adapters_are_mounted_by_name_and_the_server_is_told_of_them() -> None:
 def test_adapters_of_images_need_a_kubernetes_that_mounts_them(values: dict[str, Any]) -> None:
     assert "for adapters a claimName" in failure(values, "--kube-version", "1.35.9")
     claim = {"adapters": {"law": {"claimName": "law"}}}
-    assert "CHAT_ADAPTERS" in text(claim, "--kube-version", "1.35.9")
+    assert "CHAT_ADAPTERS_DIR" in text(claim, "--kube-version", "1.35.9")
 
 
 @pytest.mark.parametrize(

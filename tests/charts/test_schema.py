@@ -83,7 +83,7 @@ def test_a_typo_in_any_key_is_refused(path: Path) -> None:
 @pytest.mark.parametrize("path", LEAVES, ids=name)
 def test_a_value_of_another_type_is_refused(path: Path) -> None:
     assert not CHECK.is_valid(changed(FILLED, path, {"of": "another type"}))
-    if name(path).rpartition(".")[2] not in ("cpu", "memory"):
+    if name(path).rpartition(".")[2] not in ("cpu", "memory", "weight"):
         assert not CHECK.is_valid(changed(FILLED, path, 1.5))
 
 
@@ -109,7 +109,7 @@ def test_helm_refuses_by_the_schema(key: str) -> None:
         {"fullnameOverride": "a" * 53},
         {"autoscaling": {"minReplicas": 0}},
         {"adapters": {"Law": {"claimName": "adapters"}}},
-        {"adapters": {"law": {"claimName": "adapters", "weight": 0}}},
+        {"adapters": {"law": {"claimName": "adapters", "weight": "half"}}},
         {"adapters": {"law": {"claimName": "adapters", "path": "../other"}}},
     ],
     ids=str,

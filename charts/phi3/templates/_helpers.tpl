@@ -51,19 +51,18 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{/* The volumes of weights and adapters that are not in the image, those of claims only on request. Takes a dict of root and claims. */}}
 {{- define "phi3.modelVolumes" -}}
 {{- $model := include "phi3.model" .root | fromYaml }}
-{{- $image := .root.Values.image }}
 {{- if eq .root.Values.weights.source "volume" }}
 - name: weights
   image:
-    reference: {{ .root.Values.weights.reference | default (printf "%s/%s:%s" $image.registry $model.image .root.Chart.AppVersion) }}
-    pullPolicy: {{ $image.pullPolicy }}
+    reference: {{ .root.Values.weights.reference | default (printf "%s/%s:%s" .root.Values.image.registry $model.image .root.Chart.AppVersion) }}
+    pullPolicy: {{ .root.Values.image.pullPolicy }}
 {{- end }}
 {{- range $name, $adapter := .root.Values.adapters }}
 {{- if $adapter.image }}
 - name: adapter-{{ $name }}
   image:
     reference: {{ $adapter.image | quote }}
-    pullPolicy: {{ $image.pullPolicy }}
+    pullPolicy: {{ $.root.Values.image.pullPolicy }}
 {{- else if $.claims }}
 - name: adapter-{{ $name }}
   persistentVolumeClaim:
@@ -107,9 +106,12 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- $adapters := list }}
 {{- range $name, $adapter := .Values.adapters }}
-{{- $adapters = append $adapters (printf "%s=%v" $name ($adapter.weight | default 1)) }}
+{{- $adapters = append $adapters (printf "%s=%v" $name (hasKey $adapter "weight" | ternary $adapter.weight 1)) }}
 {{- end }}
-{{- with $adapters }}{{ $_ := set $env "CHAT_ADAPTERS" (join "," .) }}{{ end }}
+{{- with $adapters }}
+{{- $_ := set $env "CHAT_ADAPTERS_DIR" "/adapters" }}
+{{- $_ := set $env "CHAT_ADAPTER_WEIGHTS" (join "," .) }}
+{{- end }}
 {{- range .Values.extraEnv }}{{ $_ := unset $env .name }}{{ end }}
 {{- range $name, $value := $env }}
 - name: {{ $name }}
