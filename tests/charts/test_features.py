@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from images import VERSION
 from tests.charts.cases import DIGEST, FEATURES
 from tests.charts.helm import CHART, MODELS, Manifest, environment, failure, helm, one, pod, render, server, text
 
@@ -150,8 +151,8 @@ def test_the_image_is_pinned_and_mirrored() -> None:
 
 def test_weights_come_from_a_volume_beside_the_bare_runtime() -> None:
     values = FEATURES["weights in a volume"]
-    assert server(values)["image"] == "ghcr.io/phi3/phi-3-runtime:0.1.0"
-    image = {"reference": "ghcr.io/phi3/phi-3-mini-4k-instruct:0.1.0", "pullPolicy": "IfNotPresent"}
+    assert server(values)["image"] == f"ghcr.io/phi3/phi-3-runtime:{VERSION}"
+    image = {"reference": f"ghcr.io/phi3/phi-3-mini-4k-instruct:{VERSION}", "pullPolicy": "IfNotPresent"}
     volume, mount = {"name": "weights", "image": image}, {"name": "weights", "mountPath": "/weights", "readOnly": True}
     assert volume in pod(values)["volumes"]
     assert mount in server(values)["volumeMounts"]
