@@ -59,7 +59,7 @@ def compose(entry: Entry, runtime: Reference, target: Reference) -> Manifest:
     }
     manifest = Manifest(dump(composed), MANIFEST)
     target.store.tag(target.tag, manifest)
-    attach(target.store, manifest, bom.MEDIA_TYPE, bom.RUNTIME, document)
+    attach(target.store, manifest, bom.MEDIA_TYPE, bom.RUNTIME, document, runtime.store)
     attach(target.store, manifest, bom.MEDIA_TYPE, bom.WEIGHTS, bom.of_weights(entry))
     return manifest
 

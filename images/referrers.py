@@ -4,14 +4,19 @@ Source: https://github.com/opencontainers/image-spec/blob/main/manifest.md#guide
 """
 
 from images.errors import ImageError
-from images.store import LARGEST_DOCUMENT, MANIFEST, Manifest, Store, dump, put, require
+from images.store import LARGEST_DOCUMENT, MANIFEST, Manifest, Store, digest_of, dump, put, require
 
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 TITLE = "org.opencontainers.image.title"
 
 
-def attach(store: Store, subject: Manifest, media_type: str, title: str, document: bytes) -> None:
-    """Attach a document to an image, unless it is there already."""
+def attach(
+    store: Store, subject: Manifest, media_type: str, title: str, document: bytes, source: Store | None = None
+) -> None:
+    """Attach a document to an image, unless it is there already; `source` is a store that may have it."""
+    digest = digest_of(document)
+    if source and store.size(digest) is None:
+        store.borrow(digest, len(document), source)
     content = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
