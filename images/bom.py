@@ -20,7 +20,6 @@ from packageurl import PackageURL
 from images.errors import ImageError
 from images.inventory import Inventory, Package
 from images.lock import Entry
-from images.store import dump
 
 MEDIA_TYPE = "application/vnd.cyclonedx+json"
 RUNTIME = "runtime.cdx.json"
@@ -51,7 +50,7 @@ def of_runtime(digest: str, version: str, found: Inventory) -> bytes:
         system, release = found.distribution, found.release
         kind = ComponentType.OPERATING_SYSTEM
         components.append(Component(name=system, type=kind, version=release, bom_ref=f"{system}-{release}"))
-    return dump(_document(runtime, components))
+    return _bytes(_document(runtime, components))
 
 
 def of_weights(entry: Entry) -> bytes:
@@ -81,7 +80,7 @@ def of_weights(entry: Entry) -> bytes:
     ]
     document = _document(model, files)
     document["metadata"]["component"]["modelCard"] = CARD  # which the library does not know
-    return dump(document)
+    return _bytes(document)
 
 
 def files(document: bytes) -> dict[str, str]:
@@ -102,6 +101,11 @@ def _document(subject: Component, components: Iterable[Component]) -> dict[str, 
     del document["metadata"]["timestamp"], document["serialNumber"]
     document["serialNumber"] = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(document, sort_keys=True)).urn
     return document
+
+
+def _bytes(document: dict[str, Any]) -> bytes:
+    """Return a document as short as can be, since it goes along with every release."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _package(package: Package, found: Inventory) -> Component:

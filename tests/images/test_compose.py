@@ -18,6 +18,7 @@ from images.store import CONFIG, LAYER, Manifest, dump, get, put, require
 from images.verify import verify
 from tests.hub import Hub
 from tests.images.helpers import archive, locked, runtime
+from tests.registry import Fault, Proxy
 
 
 @pytest.fixture
@@ -75,6 +76,53 @@ def test_a_runtime_that_was_described_is_not_read_again(
     monkeypatch.setattr("images.describe.examine", None)
     composed = compose(entry, base, target)
     assert attached(target.store, composed.digest, bom.MEDIA_TYPE, bom.RUNTIME) == describe(base)
+
+
+@pytest.fixture
+def remote(entry: lock.Entry, model: Model, proxy: Proxy, tmp_path: Path) -> tuple[Reference, Reference]:
+    """A runtime and a repository with the weights, in one registry."""
+    name = f"{proxy.host}/compose/{abs(hash(tmp_path))}"
+    base, target = reference.parse(f"{name}-runtime:1"), reference.parse(f"{name}:1")
+    runtime(base.store)
+    weights.push(entry, HubSource(model), target.store)
+    return base, target
+
+
+def test_layers_that_are_said_to_be_mounted_and_are_not_are_copied(
+    entry: lock.Entry, remote: tuple[Reference, Reference], proxy: Proxy, path: Path
+) -> None:
+    base, target = remote
+    location = {"Location": f"http://{proxy.host}/v2/{target.store.place}/blobs/uploads/1"}
+    proxy.faults = [Fault("POST", "mount=", 201, times=100, headers=location)]
+    compose(entry, base, target)
+    proxy.faults = []
+    assert verify(target, path)
+
+
+@pytest.mark.parametrize(
+    ("fault", "tagged"),
+    [
+        (Fault("PUT", "/manifests/1$", 500, times=100), False),
+        (Fault("PUT", "/manifests/1$", 0, times=100), False),
+        (Fault("PUT", "/blobs/uploads/", 201, times=1000, after=10), False),
+        (Fault("GET", "/blobs/sha256", 0, times=1000), False),
+        (Fault("PUT", "/manifests/sha256-", 500, times=100), True),
+    ],
+)
+def test_a_registry_that_fails_leaves_no_tag_on_something_wrong_and_a_second_try_completes(
+    entry: lock.Entry, remote: tuple[Reference, Reference], proxy: Proxy, path: Path, fault: Fault, tagged: bool
+) -> None:
+    base, target = remote
+    proxy.faults = [fault]
+    with pytest.raises(ImageError):
+        compose(entry, base, target)
+    proxy.faults = []
+    assert (target.store.manifest("1") is not None) == tagged
+    if tagged:
+        assert verify(target, path)
+    manifest = compose(entry, base, target)
+    assert verify(target, path) == (entry.model, manifest)
+    assert attached(target.store, manifest.digest, bom.MEDIA_TYPE, bom.RUNTIME)
 
 
 def test_missing_weights_are_named(entry: lock.Entry, base: Reference, tmp_path: Path) -> None:
