@@ -78,13 +78,15 @@ def create_app(runtime: Runtime, keys: Keys | None = None) -> OpenAPI:
         def tell() -> None:
             for generation in generations:
                 generation.cancel()  # where a stream was closed before it was read
+            seconds = time.monotonic() - started
+            runtime.metrics.closed(method, route, seconds)
             level = log.debug if route in QUIET and response.status_code in {200, 503} else log.info
             level(
                 "request",
                 method=method,
                 route=route,
                 status=response.status_code,
-                seconds=round(time.monotonic() - started, 3),
+                seconds=round(seconds, 3),
                 prompt_tokens=sum(len(generation.request.prompt_ids) for generation in generations) or None,
                 completion_tokens=sum(generation.tokens for generation in generations) if generations else None,
             )

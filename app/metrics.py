@@ -82,6 +82,13 @@ class Metrics:
         self._http = Counter(
             "phi3_http_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
         )
+        self._http_seconds = Histogram(
+            "phi3_http_request_seconds",
+            "From a request's head to the last byte of its answer.",
+            ["method", "route"],
+            registry=self.registry,
+            buckets=(0.01, 0.1, *SECONDS),
+        )
         self._lanes = Counter(
             "phi3_lane_requests", "Requests let in, by the lane that serves them.", ["lane"], registry=self.registry
         )
@@ -122,6 +129,20 @@ class Metrics:
     def answered(self, method: str, route: str, status: int) -> None:
         """Count an answer of any kind."""
         self._http.labels(method, route, status).inc()
+
+    def closed(self, method: str, route: str, seconds: float) -> None:
+        """Time an answer of any kind, which has been sent or whose client has left."""
+        self._http_seconds.labels(method, route).observe(seconds)
+
+    def observe_model(self, context: int, dtype: str, device: str) -> None:
+        """Export what the model that is served is like; `context` is in tokens."""
+        info = Gauge(
+            "phi3_model_info",
+            "The model that is served; always 1.",
+            ["model_name", "context", "dtype", "device"],
+            registry=self.registry,
+        )
+        info.labels(self._labels["model_name"], str(context), dtype, device).set(1)
 
     def observe_engine(self, engine: "Engine", cache: "KeyValueCache") -> None:
         """Export how many requests of `engine` run and wait, and how full `cache` is."""

@@ -130,6 +130,8 @@ class Runtime:
                 settings.model, settings.dtype, settings.max_context, settings.adapters_dir, settings.adapter_weights
             )
             built = build(loaded, settings)
+            model = loaded.model
+            self.metrics.observe_model(built.budget.context, str(model.dtype).removeprefix("torch."), model.device.type)
             self.metrics.observe_engine(built.engine, built.cache)
             self._ready = Ready(loaded, built, settings, self.metrics)
         except LoadError as error:

@@ -57,7 +57,7 @@ class Settings(BaseModel):
     max_concurrency: int = Field(16, ge=1, le=256, description="sequences that generate at once")
     max_queue: int = Field(64, ge=0, le=1024, description="requests that wait beyond those")
     max_queue_tokens: int | None = Field(
-        None, ge=1, description="tokens that those ask for, prompts included; default: as many as the cache holds"
+        None, ge=1, description="tokens that those ask for, prompts included; default: four times what the cache holds"
     )
     max_sequences: int = Field(
         16,

@@ -19,6 +19,9 @@ from app.settings import Settings
 
 log = logger(__name__)
 
+# What may wait unless CHAT_MAX_QUEUE_TOKENS says otherwise: as many tokens as the cache holds, so many times.
+QUEUED_CACHES = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -86,7 +89,7 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
         SerialLane(BeamSearch(model)),
         concurrency=settings.max_concurrency,
         max_queue=settings.max_queue,
-        max_queue_tokens=settings.max_queue_tokens or memory.tokens,
+        max_tokens=memory.tokens + (settings.max_queue_tokens or QUEUED_CACHES * memory.tokens),
         stall_seconds=settings.stall_seconds,
         forecast=Forecast(settings.max_concurrency, memory.tokens, step),
     )

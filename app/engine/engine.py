@@ -39,7 +39,7 @@ class Engine:
         reference: searches with beams, one request at a time.
         concurrency: sequences that generate at once on the batched lane.
         max_queue: requests that wait beyond those.
-        max_queue_tokens: tokens that those may ask for together, prompts included; one that is alone may ask for more.
+        max_tokens: that all may ask for together, prompts included; one that is alone may ask for more.
         stall_seconds: without a step for so long, while there is work, the engine is no longer alive.
         forecast: of when places will be free.
     """
@@ -51,14 +51,14 @@ class Engine:
         *,
         concurrency: int,
         max_queue: int,
-        max_queue_tokens: int,
+        max_tokens: int,
         stall_seconds: float,
         forecast: Forecast,
     ) -> None:
         self.lanes = {"batched": batched, "reference": reference}
         self._concurrency = concurrency
         self._max_queue = max_queue
-        self._max_queue_tokens = max_queue_tokens
+        self._max_tokens = max_tokens
         self._stall_seconds = stall_seconds
         self._lock = threading.Lock()
         self._forecast = forecast
@@ -92,11 +92,12 @@ class Engine:
                 f"{running} requests are running and {waiting} are waiting, "
                 f"as many as CHAT_MAX_QUEUE ({self._max_queue}) lets in"
             )
-        queued = [each.request.tokens for each in self._let_in() if each.started is None]
-        if queued and sum(queued) + request.tokens > self._max_queue_tokens:
+        tokens = [each.request.tokens for each in self._let_in()]
+        if tokens and sum(tokens) + request.tokens > self._max_tokens:
             return (
-                f"{len(queued)} requests are waiting that ask for {sum(queued)} tokens, and with the {request.tokens} "
-                f"of this one they would be more than CHAT_MAX_QUEUE_TOKENS ({self._max_queue_tokens}) lets in"
+                f"{running} requests are running and {waiting} are waiting that ask for {sum(tokens)} tokens, and with "
+                f"the {request.tokens} of this one they would be more than the cache and CHAT_MAX_QUEUE_TOKENS let in "
+                f"({self._max_tokens})"
             )
         return None
 

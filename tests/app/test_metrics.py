@@ -67,3 +67,17 @@ def test_requests_are_counted_by_lane(metrics: Metrics) -> None:
 def test_two_servers_in_one_process_do_not_share_figures(metrics: Metrics) -> None:
     metrics.took(generation(request([1], 1)))
     assert value(Metrics("demo"), "vllm:prompt_tokens_total", **ENGINE) == 0
+
+
+def test_answers_are_timed_by_route(metrics: Metrics) -> None:
+    metrics.closed("POST", "/chat", 1.2)
+    labels = {"method": "POST", "route": "/chat"}
+    assert value(metrics, "phi3_http_request_seconds_sum", **labels) == 1.2
+    assert value(metrics, "phi3_http_request_seconds_bucket", le="1.5", **labels) == 1
+    assert value(metrics, "phi3_http_request_seconds_bucket", le="1.0", **labels) == 0
+
+
+def test_the_model_is_told(metrics: Metrics) -> None:
+    metrics.observe_model(4096, "bfloat16", "cuda")
+    labels = {"model_name": "demo", "context": "4096", "dtype": "bfloat16", "device": "cuda"}
+    assert value(metrics, "phi3_model_info", **labels) == 1

@@ -22,7 +22,9 @@ from schemathesis.specs.openapi.checks import (
 from app.schema import GenerateKwargs
 from tests.server import Server, running
 
-REQUESTS = 250
+REQUESTS = 100
+# For each operation, so that all of them together get more than 5,000.
+MANY_REQUESTS = 840
 TIMEOUT_SECONDS = 60
 OPERATIONS = [
     ("POST", "/chat"),
@@ -57,15 +59,31 @@ UNHURRIED = settings(
 )
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)
+each_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)
+
+
+@each_operation
 @UNHURRIED
 @given(data=st.data())
 def test_requests_generated_from_the_document_are_answered_as_documented(
     short_server: Server, operation: tuple[str, str], data: Any
 ) -> None:
+    check(short_server, operation, data)
+
+
+@pytest.mark.slow
+@each_operation
+@settings(UNHURRIED, max_examples=MANY_REQUESTS)
+@given(data=st.data())
+def test_so_are_thousands(short_server: Server, operation: tuple[str, str], data: Any) -> None:
+    check(short_server, operation, data)
+
+
+def check(server: Server, operation: tuple[str, str], data: Any) -> None:
+    """Send a request that the document allows, or one that it does not, and hold the answer against the document."""
     # Numbers in strings are taken, as in KAITO, so wrong types are not always refused.
     mode = data.draw(st.sampled_from(GenerationMode))
-    case = data.draw(document(short_server.url)[operation[1]][operation[0]].as_strategy(generation_mode=mode))
+    case = data.draw(document(server.url)[operation[1]][operation[0]].as_strategy(generation_mode=mode))
     case.call_and_validate(
         checks=[
             not_a_server_error,

@@ -1,0 +1,138 @@
+"""Sends a server far more clients than it takes, and writes to docs/benchmarks.md how each of them fared."""
+
+import argparse
+import statistics
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from scripts.benchmarks.machine import about
+from scripts.benchmarks.page import put
+from tests.server import Server
+
+MODEL = Path(__file__).parents[2] / ".models/demo"
+TAKEN = 16
+CLIENTS = 200
+TOKENS = 64
+ROUNDS = 6
+HEALTH_SECONDS = 0.05
+WITHIN = 2.0
+
+
+def say(text: str) -> None:
+    """Tell how far it is."""
+    print(f"scripts/bench overload: {text}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class Found:
+    """What clients saw.
+
+    Attributes:
+        served: seconds that each answer took, from the request that was let in.
+        waits: for each client that was refused: seconds that the first refusal spoke of, and that it was until a
+            request of its was let in.
+        statuses: how often each was answered.
+    """
+
+    served: list[float] = field(default_factory=list)
+    waits: list[tuple[int, float]] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+
+
+def client(url: str, found: Found, answers: int) -> None:
+    """Ask until so many answers came, as often as the server says to come back."""
+    body = {"prompt": "Once upon a time", "generate_kwargs": {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS}}
+    with httpx.Client(base_url=url, timeout=600) as http:
+        for _ in range(answers):
+            refused: tuple[int, float] | None = None
+            while True:
+                asked = time.monotonic()
+                response = http.post("/chat", json=body)
+                found.statuses[response.status_code] += 1
+                if response.status_code != 429:
+                    break
+                told = int(response.headers["Retry-After"])
+                refused = refused or (told, time.monotonic())
+                time.sleep(told)
+            if response.status_code == 200:
+                found.served.append(time.monotonic() - asked)
+            if refused:
+                found.waits.append((refused[0], asked - refused[1]))
+
+
+def run(url: str, clients: int, answers: int) -> Found:
+    """Let so many clients ask at once, for so many answers each."""
+    found = Found()
+    threads = [threading.Thread(target=client, args=(url, found, answers)) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def health(url: str, stop: threading.Event, seconds: list[float]) -> None:
+    """Ask whether the server lives, again and again."""
+    with httpx.Client(base_url=url, timeout=60) as http:
+        while not stop.wait(HEALTH_SECONDS):
+            asked = time.perf_counter()
+            http.get("/livez").raise_for_status()
+            seconds.append(time.perf_counter() - asked)
+
+
+def p95(values: list[float]) -> float:
+    """The 95th percentile."""
+    return statistics.quantiles(values, n=100)[94]
+
+
+def main() -> None:
+    """Measure those that are let in with and without the others, and write it down."""
+    argparse.ArgumentParser("scripts/bench overload", description=__doc__).parse_args()
+    where = about("overload")
+    server = Server(MODEL, "--max-context", "512", "--max-concurrency", str(TAKEN), "--max-queue", "0")
+    try:
+        server.wait_until_ready()
+        say("first answers")
+        run(server.url, TAKEN, 1)
+        say(f"{TAKEN} clients alone")
+        alone = run(server.url, TAKEN, ROUNDS)
+        say(f"{CLIENTS} clients")
+        stop, lives = threading.Event(), list[float]()
+        watch = threading.Thread(target=health, args=(server.url, stop, lives))
+        watch.start()
+        crowd = run(server.url, CLIENTS, 1)
+        stop.set()
+        watch.join()
+    finally:
+        server.stop()
+    near = [told for told, true in crowd.waits if true / WITHIN <= told <= true * WITHIN + 1]
+    statuses = ", ".join(f"{count} x {status}" for status, count in sorted(crowd.statuses.items()))
+    rows = {
+        "clients, of which the server takes": f"{CLIENTS}, {TAKEN}",
+        "answers": statuses,
+        "first `Retry-After` right within a factor of two": f"{len(near)} of {len(crowd.waits)}",
+        "what it said, and how long it was: median": f"{statistics.median(told for told, _ in crowd.waits):.0f} s, "
+        f"{statistics.median(true for _, true in crowd.waits):.1f} s",
+        "what it said, and how long it was: at most": f"{max(told for told, _ in crowd.waits)} s, "
+        f"{max(true for _, true in crowd.waits):.1f} s",
+        f"seconds an answer of {TOKENS} tokens takes, p50 and p95": f"{statistics.median(crowd.served):.2f}, "
+        f"{p95(crowd.served):.2f}",
+        f"the same with {TAKEN} clients alone": f"{statistics.median(alone.served):.2f}, {p95(alone.served):.2f}",
+        "`/livez` meanwhile, p50 and p99": f"{statistics.median(lives) * 1000:.1f} ms, "
+        f"{statistics.quantiles(lives, n=100)[98] * 1000:.1f} ms",
+    }
+    table = "\n".join(["| what | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+    put("overload", f"{where}\n\n{table}")
+    print(table)
+    if set(crowd.statuses) - {200, 429} or set(alone.statuses) != {200}:
+        sys.exit("scripts/bench overload: there were answers other than 200 and 429, see above")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Prometheus' own tool on what the server exports and the chart asks for: minutes, since it is built first."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.charts.test_monitoring import expressions, rules
+from tests.server import Server, running
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+POD = 'namespace="models",pod="phi3-7d4b9c-x2x4z"'
+REQUESTS = f"phi3_http_requests_total{{{POD},"
+QUEUE = f"vllm:request_queue_time_seconds_bucket{{{POD},"
+# For each alert: series that bring it about, as `promtool test rules` writes them, and others that do not.
+FIRES: dict[str, dict[str, str]] = {
+    "Phi3Silent": {f"up{{{POD}}}": "1+0x60"},
+    "Phi3Errors": {
+        f'{REQUESTS}route="/chat",status="200"}}': "0+90x60",
+        f'{REQUESTS}route="/chat",status="500"}}': "0+10x60",
+    },
+    "Phi3Refuses": {f'{REQUESTS}route="/chat",status="429"}}': "0+1x60"},
+    "Phi3Waits": {f'{QUEUE}le="30"}}': "0+1x60", f'{QUEUE}le="60"}}': "0+9x60", f'{QUEUE}le="+Inf"}}': "0+10x60"},
+}
+QUIET: dict[str, str] = {
+    f"vllm:num_requests_running{{{POD}}}": "1+0x60",
+    f'{REQUESTS}route="/chat",status="200"}}': "0+96x60",
+    f'{REQUESTS}route="/chat",status="500"}}': "0+4x60",
+    f'{REQUESTS}route="/readyz",status="503"}}': "0+100x60",
+    f'{QUEUE}le="30"}}': "0+96x60",
+    f'{QUEUE}le="60"}}': "0+100x60",
+    f'{QUEUE}le="+Inf"}}': "0+100x60",
+}
+
+
+@pytest.fixture(scope="module")
+def promtool() -> Path:
+    subprocess.run([ROOT / "scripts/tools", "promtool"], check=True)
+    return ROOT / ".tools/bin/promtool"
+
+
+@pytest.fixture(scope="module")
+def asked(demo: Path) -> Iterator[Server]:
+    """A server that has answered on each route."""
+    with running(demo, "--dtype", "float32", "--max-context", "128") as server:
+        for fields in ({"max_new_tokens": 2}, {"max_new_tokens": 2, "num_beams": 2}, {"top_p": 7}):
+            server.chat("Hello", **fields)
+        server.http.post("/v1/completions", json={"prompt": "Hello", "max_tokens": 2, "stream": True})
+        yield server
+
+
+def test_the_metrics_have_no_fault_but_the_colon_of_vllms_names(promtool: Path, asked: Server) -> None:
+    text = asked.http.get("/metrics").text
+    assert "vllm:e2e_request_latency_seconds_bucket" in text
+    found = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    faults = [line for line in found.stderr.splitlines() if "metric names should not contain ':'" not in line]
+    assert (faults, found.stdout) == ([], "")
+    assert all(line.startswith("vllm:") for line in found.stderr.splitlines())
+
+
+def test_every_expression_of_the_chart_is_one(promtool: Path, tmp_path: Path) -> None:
+    asked = [re.sub(r"\$__rate_interval", "5m", each) for each in expressions() if "label_values(" not in each]
+    records = [{"record": f"expression:{number}", "expr": each} for number, each in enumerate(asked)]
+    groups = [{"name": "alerts", "rules": rules()}, {"name": "expressions", "rules": records}]
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps({"groups": groups}))
+    checked = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert f"{len(rules()) + len(records)} rules found" in checked.stdout
+
+
+def test_each_alert_fires_when_it_should_and_none_when_all_is_well(promtool: Path, tmp_path: Path) -> None:
+    assert set(FIRES) == {rule["alert"] for rule in rules()}
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "phi3", "rules": rules()}]}))
+    cases = [_case(alert, series, {alert}) for alert, series in FIRES.items()] + [_case("none", QUIET, set())]
+    (tmp_path / "cases.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": cases}))
+    tested = subprocess.run(
+        [promtool, "test", "rules", tmp_path / "cases.yaml"], capture_output=True, text=True, check=False
+    )
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def _case(name: str, series: dict[str, str], firing: set[str]) -> dict[str, Any]:
+    """A test for promtool: after three quarters of an hour of `series`, of the alerts it names `firing` are there."""
+    looked_at = FIRES if name == "none" else firing
+    samples = [
+        {
+            "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)',
+            "eval_time": "45m",
+            "exp_samples": [{"labels": "{}", "value": float(alert in firing)}],
+        }
+        for alert in looked_at
+    ]
+    series_list = [{"series": series_name, "values": values} for series_name, values in series.items()]
+    return {"name": name, "interval": "1m", "input_series": series_list, "promql_expr_test": samples}
