@@ -5,13 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from images import lock, reference, runtime, verify, weights
+from images import bom, lock, reference, runtime, verify, weights
 from images.catalogue import DEMO, Model, find
 from images.catalogue import read as read_catalogue
 from images.compose import compose
 from images.errors import ImageError
 from images.folder import Folder
 from images.hub import Hub
+from images.referrers import attached
 from images.source import Source
 from images.store import require
 
@@ -67,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("name", help="print the last part of the name that a model's image has")
     verb.add_argument("model", metavar="MODEL")
     verb.set_defaults(action=lambda options: print(find(options.model).image))
+
+    verb = verbs.add_parser("bom", help="write the bills of materials that are attached to an image into a folder")
+    verb.add_argument("image", metavar="IMAGE", help=NAME)
+    verb.add_argument("folder", metavar="FOLDER", type=Path)
+    _add_plain_http(verb)
+    verb.set_defaults(action=_bom)
 
     verb = verbs.add_parser("verify", help="hold a published image against the lock, without pulling it")
     verb.add_argument("image", metavar="IMAGE", help=NAME)
@@ -151,6 +158,19 @@ def _compose(options: argparse.Namespace) -> None:
     verify.verify(target, options.lock)
     _report(f"{options.model}: composed and verified", target, target.store.sent)
     print(f"{target}@{manifest.digest}")
+
+
+def _bom(options: argparse.Namespace) -> None:
+    image = reference.parse(options.image, plain_http=options.plain_http)
+    digest = require(image.store, image.tag).digest
+    documents = {title: attached(image.store, digest, bom.MEDIA_TYPE, title) for title in (bom.RUNTIME, bom.WEIGHTS)}
+    if not any(documents.values()):
+        raise ImageError(f"{image} has no bill of materials: publish it, or mirror it with what is attached to it")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for title, document in documents.items():
+        if document is not None:
+            (options.folder / title).write_bytes(document)
+            print(options.folder / title)
 
 
 def _verify(options: argparse.Namespace) -> None:

@@ -6,26 +6,24 @@ layers below it.
 
 from typing import Any
 
-from images import VERSION
+from images import VERSION, bom
+from images.describe import describe, oci_layers
 from images.errors import ImageError
-from images.files import Contents, examine
 from images.layer import FOLDER
 from images.lock import Entry
 from images.parallel import Stop, each
 from images.progress import Progress
 from images.reference import Reference
+from images.referrers import attach
 from images.retry import retried
-from images.store import CONFIG, LAYER, MANIFEST, Manifest, Store, dump, get, put, require
+from images.store import CONFIG, MANIFEST, Manifest, Store, dump, get, put, require
 from images.weights import CONNECTIONS, annotations, descriptors, history, missing
-
-DOCKER_LAYERS = {
-    "application/vnd.docker.image.rootfs.diff.tar": LAYER,
-    "application/vnd.docker.image.rootfs.diff.tar.gzip": f"{LAYER}+gzip",
-}
 
 
 def compose(entry: Entry, runtime: Reference, target: Reference) -> Manifest:
     """Put weights, which `target`'s store has, and a runtime together under `target`'s tag; returns the manifest.
+
+    The bills of materials of both are attached to it.
 
     Raises ImageError, and tags nothing, where weights are missing, where the two hide each other's files, or where
     the runtime is not what its own configuration says.
@@ -37,20 +35,10 @@ def compose(entry: Entry, runtime: Reference, target: Reference) -> Manifest:
         )
     source = require(runtime.store, runtime.tag)
     config = get(runtime.store, source.content["config"]["digest"])
-    layers = [_as_oci(layer) for layer in source.content["layers"]]
-    diff_ids = config.get("rootfs", {}).get("diff_ids", [])
-    if len(diff_ids) != len(layers):
-        raise ImageError(f"{runtime} has {len(layers)} layers and {len(diff_ids)} diff_ids: build it again")
-    progress = Progress(entry.model, "examined")
-    contents = each(lambda layer, stop: _take(layer, runtime.store, target.store, progress, stop), layers, CONNECTIONS)
-    for layer, diff_id, content in zip(layers, diff_ids, contents, strict=True):
-        if content.diff_id != diff_id:
-            raise ImageError(f"the layer {layer['digest']} of {runtime} is not the {diff_id} of its configuration")
-        if content.hidden:
-            raise ImageError(
-                f"{runtime} has {content.hidden}, which would hide or change the weights in /{FOLDER}: "
-                f"build the runtime without /{FOLDER}"
-            )
+    document = describe(runtime)
+    layers = oci_layers(source)
+    progress = Progress(entry.model, "copied")
+    each(lambda layer, stop: _take(layer, runtime.store, target.store, progress, stop), layers, CONNECTIONS)
     body = dump(_config(entry, config))
     digest = retried(lambda: put(target.store, body), progress.say)
     composed = {
@@ -71,29 +59,21 @@ def compose(entry: Entry, runtime: Reference, target: Reference) -> Manifest:
     }
     manifest = Manifest(dump(composed), MANIFEST)
     target.store.tag(target.tag, manifest)
+    attach(target.store, manifest, bom.MEDIA_TYPE, bom.RUNTIME, document, runtime.store)
+    attach(target.store, manifest, bom.MEDIA_TYPE, bom.WEIGHTS, bom.of_weights(entry))
     return manifest
 
 
-def _as_oci(layer: dict[str, Any]) -> dict[str, Any]:
-    kind = DOCKER_LAYERS.get(layer["mediaType"], layer["mediaType"])
-    return {"mediaType": kind, "digest": layer["digest"], "size": layer["size"]}
-
-
-def _take(layer: dict[str, Any], source: Store, target: Store, progress: Progress, stop: Stop) -> Contents:
-    """Bring a layer of the runtime into the target's store where it is missing, and read what is in it."""
+def _take(layer: dict[str, Any], source: Store, target: Store, progress: Progress, stop: Stop) -> None:
+    """Bring a layer of the runtime into the target's store where it is missing."""
     digest, size = layer["digest"], layer["size"]
 
     def copy() -> None:
         if target.size(digest) != size and not target.borrow(digest, size, source):
-            with progress.part(f"copy of {digest[:19]}", size) as add:
+            with progress.part(digest[:19], size) as add:
                 target.write(digest, size, lambda: stop.through(source.read(digest), add))
 
-    def read() -> Contents:
-        with progress.part(digest[:19], size) as add:
-            return examine(stop.through(source.read(digest), add), layer["mediaType"], digest)
-
     retried(copy, progress.say)
-    return retried(read, progress.say)
 
 
 def _config(entry: Entry, runtime: dict[str, Any]) -> dict[str, Any]:

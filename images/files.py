@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -10,21 +11,29 @@ from typing import Any
 
 from images.errors import ImageError
 from images.layer import FOLDER
-from images.store import LAYER
+from images.store import LARGEST_DOCUMENT, LAYER
 
 BLOCK = 1 << 20
 SMALL_BLOCK = 1 << 16  # tarfile copies what is left of one after each header
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 """How a layer removes what lies below: https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts."""
+KEPT = re.compile(r"var/lib/dpkg/status(\.d/[^/]+)?|(usr/lib|etc)/os-release|.+\.dist-info/METADATA")
+"""Files that say which packages are installed."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The digest of a layer's uncompressed archive, and its first entry that would hide weights, or ""."""
+    """What a layer holds.
+
+    `diff_id` is the digest of its uncompressed archive, `hidden` its first entry that would hide weights, or "". `kept`
+    has the files that say which packages are installed, and `removed` the paths that it takes away from below.
+    """
 
     diff_id: str
     hidden: str
+    kept: dict[str, bytes]
+    removed: tuple[str, ...]
 
 
 class _Stream(io.RawIOBase):
@@ -63,21 +72,35 @@ def examine(pieces: Iterator[bytes], media_type: str, digest: str) -> Contents:
             "with `python -m images runtime`, or with the compression uncompressed or gzip"
         )
     stream = _Stream(_unzipped(pieces) if media_type.endswith("+gzip") else pieces)
-    hidden = ""
+    hidden, kept, removed = "", dict[str, bytes](), list[str]()
     try:
         with tarfile.open(fileobj=io.BufferedReader(stream, BLOCK), mode="r|", bufsize=SMALL_BLOCK) as archive:
             for entry in archive:
                 archive.members = []  # type: ignore[attr-defined] # else all would be kept
                 hidden = hidden or (entry.name if _hides(entry.name) else "")
+                path = "/".join(_parts(entry.name))
+                folder, _, name = path.rpartition("/")
+                if name == OPAQUE:
+                    removed.append(folder)
+                elif name.startswith(WHITEOUT):
+                    removed.append(f"{folder}/{name.removeprefix(WHITEOUT)}".removeprefix("/"))
+                elif KEPT.fullmatch(path) and entry.isfile() and (content := archive.extractfile(entry)):
+                    if entry.size > LARGEST_DOCUMENT:
+                        raise ImageError(f"{entry.name} in the layer {digest} is larger than a list of packages may be")
+                    kept[path] = content.read()
         while stream.read(BLOCK):  # what follows the archive's end counts for its digest
             pass
     except (tarfile.TarError, zlib.error) as error:
         raise ImageError(f"the layer {digest} is no sound archive ({error}): build the runtime again") from error
-    return Contents(stream.digest(), hidden)
+    return Contents(stream.digest(), hidden, kept, tuple(removed))
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in name.split("/") if part not in ("", ".")]
 
 
 def _hides(name: str) -> bool:
-    parts = [part for part in name.split("/") if part not in ("", ".")]
+    parts = _parts(name)
     return bool(parts) and (parts[0] in (FOLDER, f"{WHITEOUT}{FOLDER}", OPAQUE))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from images.errors import ImageError
 from images.layer import digested
-from images.store import Manifest, Store
+from images.store import INDEX, Manifest, Store, descriptor
 
 BLOCK = 1 << 20
 TAG = "org.opencontainers.image.ref.name"
@@ -95,21 +95,45 @@ class Layout:
         """Store a manifest, and name it in the index."""
         if self.size(manifest.digest) is None:
             self.write(manifest.digest, len(manifest.body), lambda: iter([manifest.body]))
-        entry: dict[str, Any] = {
-            "mediaType": manifest.media_type,
-            "digest": manifest.digest,
-            "size": len(manifest.body),
-        }
+        entry = descriptor(manifest)
         if not DIGEST.fullmatch(reference):
             entry["annotations"] = {TAG: reference}
         with self._explained(), self._alone():
             others = [one for one in self._index() if one.get("annotations", {}).get(TAG) != reference]
             index = {
                 "schemaVersion": 2,
-                "mediaType": "application/vnd.oci.image.index.v1+json",
+                "mediaType": INDEX,
                 "manifests": [*(one for one in others if one != entry), entry],
             }
             _write(self._folder / "index.json", json.dumps(index, indent=2))
+
+    def attach(self, manifest: Manifest) -> None:
+        """Store a manifest, and list it in the index without a name."""
+        self.tag(manifest.digest, manifest)
+
+    def referrers(self, digest: str) -> list[dict[str, Any]]:
+        """Look for the subjects of all that the index lists."""
+        found = []
+        for one in self._index():
+            manifest = self.manifest(one["digest"])
+            if manifest and manifest.content.get("subject", {}).get("digest") == digest:
+                found.append(one)
+        return found
+
+    def prune(self) -> None:
+        """Remove what no tag leads to: images that lost theirs to a newer one, and what was attached to them."""
+        with self._explained(), self._alone():
+            index = json.loads((self._folder / "index.json").read_text())
+            manifests = {one["digest"]: self.manifest(one["digest"]) for one in index["manifests"]}
+            contents = {digest: manifest.content for digest, manifest in manifests.items() if manifest}
+            kept = {one["digest"] for one in index["manifests"] if TAG in one.get("annotations", {})}
+            kept |= {digest for digest, content in contents.items() if content.get("subject", {}).get("digest") in kept}
+            blobs = {blob["digest"] for digest in kept for blob in _blobs(contents[digest])}
+            index["manifests"] = [one for one in index["manifests"] if one["digest"] in kept]
+            _write(self._folder / "index.json", json.dumps(index, indent=2))
+            for path in (self._folder / "blobs/sha256").iterdir():
+                if f"sha256:{path.name}" not in kept | blobs and not path.name.startswith("."):
+                    path.unlink()
 
     def _path(self, digest: str) -> Path:
         if not DIGEST.fullmatch(digest):
@@ -166,6 +190,10 @@ class Layout:
             yield
         except OSError as error:
             raise ImageError(f"{self.place}: {error.strerror}: {error.filename or ''}") from error
+
+
+def _blobs(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*manifest.get("layers", []), *([manifest["config"]] if "config" in manifest else [])]
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,10 +8,12 @@ Source: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 
 import contextlib
 import functools
+import json
 import ssl
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 import httpx
@@ -22,18 +24,19 @@ from images.errors import ImageError, TransientError
 from images.layer import digested
 from images.progress import Progress
 from images.retry import TRANSIENT, retried, retry_after
-from images.store import LARGEST_DOCUMENT, MANIFEST, Manifest, Store
+from images.store import INDEX, LARGEST_DOCUMENT, MANIFEST, Manifest, Store, descriptor, dump
 
 ACCEPT = (
     MANIFEST,
     "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.oci.image.index.v1+json",
+    INDEX,
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
 LOCAL = ("localhost", "127.0.0.1", "::1")
 TIMEOUT = httpx.Timeout(60, connect=20)
 UPLOAD_TIMEOUT = httpx.Timeout(60, connect=20, read=600)  # some registries copy a blob before they answer
 REDIRECTS = 5
+WRITES = 5  # of a list of referrers, which another may write at the same time
 RENEWALS = 3  # of a token, for one request: others may use up what a token allows
 REDIRECT = (301, 302, 303, 307, 308)
 
@@ -97,14 +100,10 @@ class Registry:
         """Fetch a manifest."""
         headers = {"Accept": ", ".join(ACCEPT)}
         address = f"{self._base}/manifests/{reference}"
-        with self._request("GET", address, headers=headers, allowed=(404,)) as response, self._explained("GET"):
+        with self._request("GET", address, headers=headers, allowed=(404,)) as response:
             if not response.is_success:
                 return None
-            body = b""
-            for piece in response.iter_bytes():
-                body += piece
-                if len(body) > LARGEST_DOCUMENT:
-                    raise ImageError(f"the manifest {reference} of {self.place} is larger than a manifest may be")
+            body = self._document(response, f"the manifest {reference}")
             manifest = Manifest(body, response.headers.get("Content-Type", ""))
         if reference.startswith("sha256:") and manifest.digest != reference:
             raise ImageError(f"{self.place} answered {manifest.digest} when asked for {reference}: do not trust it")
@@ -117,6 +116,50 @@ class Registry:
             self.sent += len(manifest.body)
         if self.manifest(manifest.digest) != manifest:
             raise ImageError(f"{self.place} took the manifest {manifest.digest}, and does not give it back unchanged")
+
+    def attach(self, manifest: Manifest) -> None:
+        """Upload a manifest, and list it where the registry does not: under a tag made of the subject's digest."""
+        address, headers = f"{self._base}/manifests/{manifest.digest}", {"Content-Type": manifest.media_type}
+        with self._request("PUT", address, content=manifest.body, headers=headers) as response:
+            self.sent += len(manifest.body)
+            if "OCI-Subject" in response.headers:
+                return
+        subject, entry = manifest.content["subject"]["digest"], descriptor(manifest)
+        for _ in range(WRITES):
+            listed = self._listed(subject)
+            if entry in listed:
+                return
+            index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [*listed, entry]}
+            self.tag(subject.replace(":", "-"), Manifest(dump(index), INDEX))
+        raise TransientError(f"{self.place} keeps losing {manifest.digest} from the referrers of {subject}")
+
+    def referrers(self, digest: str) -> list[dict[str, Any]]:
+        """Ask for the referrers of a manifest, page by page, or for the tag that lists them in older registries."""
+        found, address = list[dict[str, Any]](), f"{self._base}/referrers/{digest}"
+        while address:
+            headers = {"Accept": INDEX}
+            with self._request("GET", address, headers=headers, allowed=(400, 404, 405, 406)) as response:
+                if not response.is_success or not response.headers.get("Content-Type", "").startswith(INDEX):
+                    return self._listed(digest)
+                found += _manifests(self._document(response, f"the list of the referrers of {digest}"))
+                following = response.links.get("next", {}).get("url")
+                address = self._same_security(str(response.url), following) if following else ""
+        return found
+
+    def _listed(self, digest: str) -> list[dict[str, Any]]:
+        """Return the referrers that the tag for them lists."""
+        index = self.manifest(digest.replace(":", "-"))
+        return _manifests(index.body) if index else []
+
+    def _document(self, response: httpx.Response, name: str) -> bytes:
+        """Return an answer's body, which may not be too large."""
+        body = b""
+        with self._explained("GET"):
+            for piece in response.iter_bytes():
+                body += piece
+                if len(body) > LARGEST_DOCUMENT:
+                    raise ImageError(f"{name} of {self.place} is larger than a manifest may be")
+        return body
 
     def _confirm(self, digest: str, size: int) -> None:
         found = self.size(digest)
@@ -232,6 +275,15 @@ def _certificates() -> ssl.SSLContext:
 
 def _with_query(address: str, **query: str) -> str:
     return f"{address}{'&' if '?' in address else '?'}{urlencode(query, quote_via=quote)}"
+
+
+def _manifests(index: bytes) -> list[dict[str, Any]]:
+    """Return what an index lists."""
+    try:
+        found: list[dict[str, Any]] = json.loads(index).get("manifests") or []
+        return [one for one in found if one["digest"]]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ImageError(f"a registry's list of referrers cannot be read ({error!r})") from error
 
 
 def _detail(body: bytes) -> str:

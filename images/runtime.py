@@ -10,12 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from images import ROOT, VERSION
+from images import ROOT, VERSION, bom
+from images.describe import describe
 from images.errors import ImageError
 from images.layout import Layout
 from images.parallel import Stop, each
 from images.progress import Progress
 from images.reference import Reference
+from images.referrers import attach
 from images.retry import retried
 from images.store import MANIFEST, Manifest, Store, get, require
 from images.weights import CONNECTIONS
@@ -40,14 +42,16 @@ def key(base: str | None) -> str:
 def build(target: Reference, base: str | None = None) -> None:
     """Build the runtime image, and put it where `target` says, unless one of the same inputs is there.
 
-    `base` is the name of an image, or a file with the archive of a root file system, in place of the Dockerfile's. What
-    PIP_CERT names is trusted while packages are fetched. Takes about 15 GB under TMPDIR, which are freed at the end.
+    Its bill of materials is attached to it. `base` is the name of an image, or a file with the archive of a root file
+    system, in place of the Dockerfile's. What PIP_CERT names is trusted while packages are fetched. Takes about 15 GB
+    under TMPDIR, which are freed at the end.
 
     Raises ImageError where buildah is missing or fails.
     """
     inputs = key(base)
     if _inputs(target) == inputs:
         Progress.say(f"{target} is built of the same inputs already")
+        _attach(target, describe(target))
         return
     if not shutil.which("buildah"):
         raise ImageError("buildah is needed to build the runtime: install it (`scripts/packages buildah`)")
@@ -63,7 +67,16 @@ def build(target: Reference, base: str | None = None) -> None:
         )
         # To a layout buildah compresses, also where it is told not to.
         buildah.run("push", "--quiet", "--disable-compression", "runtime", f"dir:{folder}/dir")
-        copy(_as_layout(Path(folder) / "dir", Path(folder) / "layout"), target)
+        built = _as_layout(Path(folder) / "dir", Path(folder) / "layout")
+        document = describe(built)
+        copy(built, target)
+        _attach(target, document)
+    if isinstance(target.store, Layout):
+        target.store.prune()
+
+
+def _attach(target: Reference, document: bytes) -> None:
+    attach(target.store, require(target.store, target.tag), bom.MEDIA_TYPE, bom.RUNTIME, document)
 
 
 def _epoch() -> str:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from images.errors import ImageError
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 LARGEST_DOCUMENT = 4 << 20
@@ -60,6 +61,12 @@ class Store(Protocol):
     def tag(self, reference: str, manifest: Manifest) -> None:
         """Store a manifest under a tag, or under its digest."""
 
+    def attach(self, manifest: Manifest) -> None:
+        """Store a manifest that has a subject, so that it is among the subject's referrers."""
+
+    def referrers(self, digest: str) -> list[dict[str, Any]]:
+        """Return the descriptors of the manifests whose subject is the manifest with that digest."""
+
 
 def digest_of(content: bytes) -> str:
     """Return the digest of some bytes."""
@@ -83,6 +90,13 @@ def get(store: Store, digest: str) -> dict[str, Any]:
             raise ImageError(f"{digest} in {store.place} is larger than a document may be")
     content: dict[str, Any] = json.loads(body)
     return content
+
+
+def descriptor(manifest: Manifest) -> dict[str, Any]:
+    """Return how a list of referrers names a manifest."""
+    content = manifest.content
+    found = {"mediaType": manifest.media_type, "digest": manifest.digest, "size": len(manifest.body)}
+    return found | {key: content[key] for key in ("artifactType", "annotations") if key in content}
 
 
 def require(store: Store, reference: str) -> Manifest:

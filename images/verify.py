@@ -1,12 +1,14 @@
 """A published image held against the lock, without pulling it."""
 
+import sys
 from pathlib import Path
 
-from images import lock
+from images import bom, lock
 from images.catalogue import find
 from images.errors import ImageError
 from images.layer import FOLDER
 from images.reference import Reference
+from images.referrers import attached
 from images.store import Manifest, digest_of, get, require
 
 
@@ -46,6 +48,11 @@ def verify(reference: Reference, path: Path) -> tuple[str, Manifest]:
             problems.append(f"{reference.store.place} {has} the layer {layer['digest']} of {layer['size']:,} bytes")
     if len(layers) > len(entry.layers):
         problems += _settings(name, settings)
+    document = attached(reference.store, manifest.digest, bom.MEDIA_TYPE, bom.WEIGHTS)
+    if document is None:
+        print(f"{reference} has no bill of materials: a copy leaves it behind unless it is asked for", file=sys.stderr)
+    elif bom.files(document) != {file.name: file.sha256 for file in entry.files}:
+        problems.append("the bill of materials of its weights is not the lock's")
     if problems:
         raise ImageError(f"{reference} is not {name} as locked: {'; '.join(problems)}")
     return name, manifest

@@ -1,10 +1,12 @@
 """Weights on their way from a source into a store: every byte hashed twice, none of them on this machine's disk."""
 
+from images import bom
 from images.errors import ImageError
 from images.layer import digested
 from images.lock import Entry, LockedLayer
 from images.parallel import Stop, each
 from images.progress import Progress
+from images.referrers import attach
 from images.retry import retried
 from images.source import Source
 from images.store import CONFIG, LAYER, MANIFEST, Manifest, Store, dump, put
@@ -97,3 +99,4 @@ def _tag(entry: Entry, store: Store) -> None:
     manifest = Manifest(dump(content), MANIFEST)
     if store.manifest(entry.tag) != manifest:
         store.tag(entry.tag, manifest)
+    attach(store, manifest, bom.MEDIA_TYPE, bom.WEIGHTS, bom.of_weights(entry))

@@ -1,4 +1,7 @@
-"""Weights from a hub into a registry: this pipeline beside a bare copy, buildah and oras, on the same shards."""
+"""Weights from a hub into a registry: this pipeline beside a bare copy, buildah and oras, on the same shards.
+
+Then the next version of the server on the same weights: to publish, and on a node.
+"""
 
 import argparse
 import json
@@ -19,7 +22,10 @@ from pathlib import Path
 import numpy
 import psutil
 
+from images import reference
 from images.catalogue import find
+from images.store import require
+from scripts.benchmarks import images_release
 from scripts.benchmarks.machine import about
 from scripts.benchmarks.page import put
 from tests.registry import registry
@@ -31,7 +37,7 @@ CONNECTIONS = "2"
 
 @dataclass
 class Result:
-    """Seconds, most MiB of memory of all processes, and GB that were on the disk at once and that were sent."""
+    """Seconds, most MiB of memory of all processes, GB that were on the disk at once, and MB that were sent."""
 
     name: str
     seconds: float
@@ -51,11 +57,12 @@ def main() -> None:
     subprocess.run([ROOT / "scripts/packages", "buildah", "docker-registry"], check=True)
     subprocess.run([ROOT / "scripts/tools", "oras"], check=True)
     with tempfile.TemporaryDirectory(prefix="phi3-bench-") as folder:
-        results = measure(Path(folder), options.shards, options.shard_mb * 1_000_000, options.runs)
-    put("images", f"{machine}\n\n{table(results, options.shards, options.shard_mb)}")
+        results, pulls = measure(Path(folder), options.shards, options.shard_mb * 1_000_000, options.runs)
+    about_nodes = images_release.table(pulls)
+    put("images", f"{machine}\n\n{table(results, options.shards, options.shard_mb)}\n\n{about_nodes}")
 
 
-def measure(folder: Path, shards: int, size: int, runs: int) -> list[Result]:
+def measure(folder: Path, shards: int, size: int, runs: int) -> tuple[list[Result], list[images_release.Pull]]:
     """Run everything against one hub and one registry."""
     weights = folder / "weights"
     make(weights, shards, size)
@@ -73,7 +80,25 @@ def measure(folder: Path, shards: int, size: int, runs: int) -> list[Result]:
         ]
         bench.clear()
         bench.phi3()
-        return [*results, run(bench, "phi3, again", bench.phi3, clear=False)]
+        results.append(run(bench, "phi3, again", bench.phi3, clear=False))
+        images_release.make_runtimes(host)
+        bench.compose("1")
+        results.append(run(bench, "phi3, a new version of the server", lambda: bench.compose("2"), clear=False))
+        for tag in ("1", "2"):
+            image, target = (reference.parse(f"{host}/{name}:{tag}") for name in ("phi3", "runtime-first"))
+            blobs = [reference.parse(f"{host}/phi3").store, target.store]
+            for layer in require(image.store, tag).content["layers"]:
+                blobs[1].borrow(layer["digest"], layer["size"], blobs[0])
+            images_release.reorder(image, target, shards + 1)
+        pulls = [
+            images_release.pull(name, f"{host}/{repository}", size_of)
+            for name, repository in (("weights first", "phi3"), ("runtime first", "runtime-first"))
+        ]
+        # Last, since it fills the disk.
+        bench.buildah_release("1")
+        name = "buildah build + push, a new version of the server"
+        results.append(run(bench, name, lambda: bench.buildah_release("2"), clear=False))
+        return results, pulls
 
 
 def run(bench: "Bench", name: str, way: object, *, clear: bool = True) -> Result:
@@ -87,7 +112,7 @@ def run(bench: "Bench", name: str, way: object, *, clear: bool = True) -> Result
     way()  # type: ignore[operator]
     seconds = time.monotonic() - begin
     memory, disk = watch.stop()
-    result = Result(name, seconds, memory, disk, (bench.stored() - before) / 1e9)
+    result = Result(name, seconds, memory, disk, (bench.stored() - before) / 1e6)
     print(result, file=sys.stderr, flush=True)
     return result
 
@@ -119,6 +144,11 @@ class Bench:
         """Stream."""
         self.images("weights", MODEL.name, f"{self._host}/phi3")
 
+    def compose(self, tag: str) -> None:
+        """Put a version of the server on top of the weights."""
+        image, server = f"{self._host}/phi3:{tag}", f"{self._host}/runtime:{tag}"
+        self._run([*self._base, "images", "compose", MODEL.name, image, "--runtime", server, "--lock", str(self._lock)])
+
     def bare(self) -> None:
         """Stream with nothing but the hashes."""
         hub = self._hub.removeprefix("http://")
@@ -127,15 +157,28 @@ class Bench:
     def buildah(self) -> None:
         """Download with the hub's client, then build and push, a layer for each shard."""
         self._download()
+        self._build("scratch", "buildah:1")
+
+    def buildah_release(self, tag: str) -> None:
+        """Build and push the weights, which are there after the first time, on top of a version of the server."""
+        if not (self.work / "model").exists():
+            self._download()
+        self._build(f"{self._host}/runtime:{tag}", f"buildah:{tag}")
+
+    def _build(self, base: str, image: str) -> None:
         files = sorted(path.name for path in (self.work / "model").iterdir() if path.is_file())
-        lines = ["FROM scratch", *(f"COPY {name} /models/" for name in files)]
+        lines = [f"FROM {base}", *(f"COPY {name} /models/" for name in files)]
         (self.work / "Dockerfile").write_text("\n".join(lines))
         command = ["buildah", "--root", str(self.work / "storage"), "--runroot", str(self.work / "run")]
-        build = ["build", "--quiet", "--layers", "--isolation", "chroot", "--file", str(self.work / "Dockerfile")]
-        self._run([*command, *build, "--tag", "weights", str(self.work / "model")])
-        self._run([*command, "push", "--quiet", "--tls-verify=false", "weights", f"docker://{self._host}/buildah:1"])
-        unmount: list[str | Path] = ["umount", self.work / "storage/overlay"]
-        subprocess.run(unmount, capture_output=True, check=False)
+        build = ["build", "--quiet", "--layers", "--isolation", "chroot", "--tls-verify=false"]
+        build += ["--file", str(self.work / "Dockerfile"), "--tag", "weights", str(self.work / "model")]
+        try:
+            self._run([*command, *build])
+            self._run([*command, "push", "--quiet", "--tls-verify=false", "weights", f"docker://{self._host}/{image}"])
+        finally:
+            unmount = ["umount", str(self.work / "storage/overlay")]
+            for clean in ([*command, "rm", "--all"], unmount):
+                subprocess.run(clean, capture_output=True, check=False)
 
     def oras(self) -> None:
         """Download with the hub's client, then push the files as an artifact, which is no image to run."""
@@ -232,11 +275,11 @@ def table(results: list[Result], shards: int, shard_mb: int) -> str:
         f"{shards} shards of {shard_mb} MB of random bfloat16, {CONNECTIONS} at a time, from a hub to a registry "
         "(docker-registry 2.8.2), all on this machine. The fastest of the runs of each.",
         "",
-        "| | seconds | of phi3's | memory, MiB | disk, GB | sent, GB |",
+        "| | seconds | of phi3's | memory, MiB | disk, GB | sent, MB |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for one in results:
-        figures = f"{one.seconds:.1f} | {one.seconds / ours:.2f} | {one.memory:.0f} | {one.disk:.1f} | {one.sent:.2f}"
+        figures = f"{one.seconds:.1f} | {one.seconds / ours:.2f} | {one.memory:.0f} | {one.disk:.1f} | {one.sent:,.2f}"
         lines.append(f"| {one.name} | {figures} |")
     lines += [
         "",

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import sys
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -39,6 +40,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(json.dumps({"id": self.repository, "sha": self.revision, "siblings": siblings}).encode())
             return
         name = path.rpartition("/")[2]
+        if name not in self.files:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
         size, sha256 = self.files[name]
         headers = {"Content-Length": str(size), "ETag": f'"{sha256}"', "X-Linked-Etag": f'"{sha256}"'}
         self._begin(headers | {"X-Linked-Size": str(size), "X-Repo-Commit": self.revision})

@@ -45,6 +45,13 @@ FEATURES: dict[str, Case] = {
     },
     "weights in a volume": {"weights": {"source": "volume"}, "prepull": {"enabled": True}},
     "weights of another release": {"weights": {"source": "volume", "reference": "registry.example.com/weights:1"}},
+    "adapters": {
+        "adapters": {
+            "law": {"image": "registry.example.com/adapters/law:1", "path": "data", "weight": 0.5},
+            "tone": {"claimName": "adapters"},
+        },
+        "prepull": {"enabled": True},
+    },
     "GPUs by product": {
         "gpu": {
             "selector": {
@@ -169,7 +176,11 @@ GUARDS: dict[str, tuple[Case, str]] = {
     ),
     "an image volume before Kubernetes 1.36": (
         {"weights": {"source": "volume"}},
-        "weights.source volume needs Kubernetes 1.36, and this is v1.35.9: set weights.source to baked",
+        "volumes of images need Kubernetes 1.36, and this is v1.35.9: set weights.source to baked",
+    ),
+    "an adapter from two places": (
+        {"adapters": {"law": {"image": "law:1", "claimName": "law"}}},
+        "adapters.law needs its files from one place: set either its image or its claimName",
     ),
     "a reference for baked weights": (
         {"weights": {"reference": "registry.example.com/weights:1"}},

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from images import VERSION
 from tests.charts.cases import DIGEST, FEATURES
-from tests.charts.helm import CHART, MODELS, Manifest, environment, helm, one, pod, render, server, text
+from tests.charts.helm import CHART, MODELS, Manifest, environment, failure, helm, one, pod, render, server, text
 
 # The schema takes a third of the time, and has tests of its own.
 UNCHECKED = "--skip-schema-validation"
@@ -150,8 +151,8 @@ def test_the_image_is_pinned_and_mirrored() -> None:
 
 def test_weights_come_from_a_volume_beside_the_bare_runtime() -> None:
     values = FEATURES["weights in a volume"]
-    assert server(values)["image"] == "ghcr.io/phi3/phi-3-runtime:0.1.0"
-    image = {"reference": "ghcr.io/phi3/phi-3-mini-4k-instruct:0.1.0", "pullPolicy": "IfNotPresent"}
+    assert server(values)["image"] == f"ghcr.io/phi3/phi-3-runtime:{VERSION}"
+    image = {"reference": f"ghcr.io/phi3/phi-3-mini-4k-instruct:{VERSION}", "pullPolicy": "IfNotPresent"}
     volume, mount = {"name": "weights", "image": image}, {"name": "weights", "mountPath": "/weights", "readOnly": True}
     assert volume in pod(values)["volumes"]
     assert mount in server(values)["volumeMounts"]
@@ -165,6 +166,47 @@ def test_weights_come_from_a_volume_beside_the_bare_runtime() -> None:
 def test_weights_of_another_release_are_mounted() -> None:
     volumes = pod(FEATURES["weights of another release"])["volumes"]
     assert volumes[-1]["image"]["reference"] == "registry.example.com/weights:1"
+
+
+def test_adapters_are_mounted_by_name_and_the_server_is_told_of_them() -> None:
+    values = FEATURES["adapters"]
+    image = {"reference": "registry.example.com/adapters/law:1", "pullPolicy": "IfNotPresent"}
+    law, claim = {"name": "adapter-law", "image": image}, {"claimName": "adapters", "readOnly": True}
+    assert pod(values)["volumes"][-2:] == [law, {"name": "adapter-tone", "persistentVolumeClaim": claim}]
+    mounts = [
+        {"name": "adapter-law", "mountPath": "/adapters/law", "subPath": "data", "readOnly": True},
+        {"name": "adapter-tone", "mountPath": "/adapters/tone", "readOnly": True},
+    ]
+    assert server(values)["volumeMounts"][-2:] == mounts
+    variables = environment(values)
+    assert (variables["CHAT_ADAPTERS_DIR"], variables["CHAT_ADAPTER_WEIGHTS"]) == ("/adapters", "law=0.5,tone=1")
+    # A claim may be one node's alone; images are for all.
+    ahead = one("DaemonSet", values)["spec"]["template"]["spec"]
+    assert (ahead["volumes"], ahead["containers"][0]["volumeMounts"]) == ([law], mounts[:1])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"adapters": {"law": {"image": "law:1"}}},
+        {"weights": {"source": "volume"}, "adapters": {"law": {"image": "law:1"}}},
+    ],
+)
+def test_adapters_of_images_need_a_kubernetes_that_mounts_them(values: dict[str, Any]) -> None:
+    assert "for adapters a claimName" in failure(values, "--kube-version", "1.35.9")
+    claim = {"adapters": {"law": {"claimName": "law"}}}
+    assert "CHAT_ADAPTERS_DIR" in text(claim, "--kube-version", "1.35.9")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"extraVolumes": [{"name": "adapter-law", "emptyDir": {}}]},
+        {"extraVolumeMounts": [{"name": "files", "mountPath": "/adapters/law"}]},
+    ],
+)
+def test_an_adapter_s_volume_is_its_own(extra: dict[str, Any]) -> None:
+    assert "that is taken" in failure({"adapters": {"law": {"claimName": "law"}}, **extra})
 
 
 def test_baked_images_say_themselves_where_their_weights_are() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from images import VERSION
 from tests.charts.helm import GPU_MODELS, MODELS, ROOT, defaults, environment, one, pod, render, server, text
 
 CATALOGUE = yaml.safe_load((ROOT / "images/catalogue.yaml").read_text())["models"]
@@ -43,7 +44,7 @@ def test_every_model_of_the_catalogue_is_in_the_map() -> None:
 @pytest.mark.parametrize("model", GPU_MODELS)
 def test_a_model_is_its_image_on_one_gpu(model: str) -> None:
     container = server({"model": model})
-    assert container["image"] == f"ghcr.io/phi3/phi-3-{model}-instruct:0.1.0"
+    assert container["image"] == f"ghcr.io/phi3/phi-3-{model}-instruct:{VERSION}"
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert "CHAT_MAX_CONTEXT" not in environment({"model": model})
     tolerated = pod({"model": model})["tolerations"]
@@ -68,7 +69,7 @@ def test_the_server_is_told_of_less_context() -> None:
 def test_the_demo_model_needs_no_gpu() -> None:
     assert "affinity" not in pod({"model": "demo"})
     assert server({"model": "demo"})["resources"] == MAP["demo"]["resources"]
-    assert server({"model": "demo"})["image"] == "ghcr.io/phi3/phi-3-demo:0.1.0"
+    assert server({"model": "demo"})["image"] == f"ghcr.io/phi3/phi-3-demo:{VERSION}"
 
 
 @pytest.mark.parametrize(("model", "other"), [("mini-4k", model) for model in MODELS])
@@ -87,7 +88,7 @@ def test_start_and_deadline_follow_from_the_model(model: str) -> None:
 
 def test_a_model_of_one_s_own_is_added() -> None:
     own = MAP["mini-4k"] | {"image": "phi-3-law", "context": 2048}
-    assert server({"model": "law", "models": {"law": own}})["image"] == "ghcr.io/phi3/phi-3-law:0.1.0"
+    assert server({"model": "law", "models": {"law": own}})["image"] == f"ghcr.io/phi3/phi-3-law:{VERSION}"
     assert expressions({"model": "law", "models": {"law": own}})[0]["values"] == [str(floor("mini-4k", 2048) - 1)]
 
 

@@ -25,6 +25,16 @@ def test_they_say_how_to_watch_and_to_call(model: str) -> None:
     assert "kubectl -n models rollout status deployment/phi3\n" in text
     assert ("nvidia.com/gpu.memory" in text) == (model != "demo")
     assert "Everyone who reaches the Service may ask" in text
+    assert "Chat with it at http://127.0.0.1:8000/ in a browser. " in text
+    assert "OPENAI_BASE_URL=http://127.0.0.1:8000/v1\n  OPENAI_API_KEY=none\n" in text
+    assert f"and the model {model}; in the cluster it is http://phi3.models/v1." in text
+
+
+def test_they_say_where_else_it_is() -> None:
+    assert "it is http://phi3.models:8080/v1." in notes(FEATURES["a load balancer"])
+    text = notes(FEATURES["an Ingress with TLS"])
+    assert "Outside it is https://phi3.example.com/v1, with the page at /.\nOutside it is https://phi.example" in text
+    assert "Outside it is http://phi3.example.com/v1" in notes(FEATURES["an Ingress"])
 
 
 def test_they_say_how_much_memory_less_context_needs() -> None:
@@ -39,6 +49,8 @@ def test_they_say_where_the_key_is() -> None:
     text = notes(FEATURES["keys from a Secret"])
     assert "get secret keys -o go-template='{{index .data \"list\" | base64decode}}'" in text
     assert '-H "Authorization: Bearer $KEY"' in text
+    assert "in a browser; the page asks for the key. " in text
+    assert "OPENAI_API_KEY=$KEY\n" in text
     assert "Everyone" not in text
 
 

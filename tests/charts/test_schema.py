@@ -41,7 +41,14 @@ def changed(values: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
 def filled() -> dict[str, Any]:
     """The default values, with an entry in the lists and maps that are empty by default."""
     values = defaults()
-    for feature in ("affinity to nodes", "placement", "extras", "a narrow network policy", "an HTTPRoute with hosts"):
+    for feature in (
+        "affinity to nodes",
+        "placement",
+        "extras",
+        "adapters",
+        "a narrow network policy",
+        "an HTTPRoute with hosts",
+    ):
         for key, value in FEATURES[feature].items():
             values[key] = values[key] | value if isinstance(value, dict) else value
     values["gpu"] = defaults()["gpu"]
@@ -76,7 +83,7 @@ def test_a_typo_in_any_key_is_refused(path: Path) -> None:
 @pytest.mark.parametrize("path", LEAVES, ids=name)
 def test_a_value_of_another_type_is_refused(path: Path) -> None:
     assert not CHECK.is_valid(changed(FILLED, path, {"of": "another type"}))
-    if name(path).rpartition(".")[2] not in ("cpu", "memory"):
+    if name(path).rpartition(".")[2] not in ("cpu", "memory", "weight"):
         assert not CHECK.is_valid(changed(FILLED, path, 1.5))
 
 
@@ -101,6 +108,9 @@ def test_helm_refuses_by_the_schema(key: str) -> None:
         {"models": {"own": {"image": "phi-3-law"}}},
         {"fullnameOverride": "a" * 53},
         {"autoscaling": {"minReplicas": 0}},
+        {"adapters": {"Law": {"claimName": "adapters"}}},
+        {"adapters": {"law": {"claimName": "adapters", "weight": "half"}}},
+        {"adapters": {"law": {"claimName": "adapters", "path": "../other"}}},
     ],
     ids=str,
 )

@@ -1,5 +1,6 @@
 """Every value is used by a template and documented, and no template uses another."""
 
+import base64
 import re
 import subprocess
 import sys
@@ -59,6 +60,11 @@ def test_the_chart_s_versions_are_the_project_s() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert chart["appVersion"] == version
+
+
+def test_the_chart_s_icon_is_the_page_s() -> None:
+    icon = yaml.safe_load((CHART / "Chart.yaml").read_text())["icon"].removeprefix("data:image/svg+xml;base64,")
+    assert base64.b64decode(icon) == (ROOT / "app/page/icon.svg").read_bytes()
 
 
 def test_the_images_that_a_mirror_needs_are_listed() -> None:

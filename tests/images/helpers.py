@@ -31,7 +31,7 @@ def runtime(store: Store, tag: str = "1", media_type: str = LAYER, layers: list[
             "os": "linux",
             "config": {"User": "65532:65532", "Entrypoint": ["/opt/phi3/bin/python"], "Env": ["PATH=/bin"]},
             "rootfs": {"type": "layers", "diff_ids": [digest_of(layer) for layer in plain]},
-            "history": [{"created_by": "test"}],
+            "history": [{"created_by": "test"}] * len(plain),
         }
     )
     content = {

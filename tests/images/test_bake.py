@@ -100,7 +100,7 @@ def test_the_image_starts_the_runtime_with_the_weights(tmp_path: Path, proxy: Pr
         "7 small files",
     ]
     assert manifest["layers"][0]["mediaType"] == "application/vnd.oci.image.layer.v1.tar"
-    assert len(config["rootfs"]["diff_ids"]) == len(manifest["layers"]) == len(config["history"]) + 1
+    assert len(config["rootfs"]["diff_ids"]) == len(manifest["layers"]) == len(config["history"])
 
 
 def test_the_memory_and_the_disk_that_it_takes_do_not_grow_with_the_weights(

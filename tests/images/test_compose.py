@@ -6,16 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from images import lock, reference, weights
+from images import bom, lock, reference, weights
 from images.catalogue import Model
 from images.compose import compose
+from images.describe import describe
 from images.errors import ImageError
 from images.hub import Hub as HubSource
 from images.reference import Reference
+from images.referrers import attach, attached
 from images.store import CONFIG, LAYER, Manifest, dump, get, put, require
 from images.verify import verify
 from tests.hub import Hub
 from tests.images.helpers import archive, locked, runtime
+from tests.registry import Fault, Proxy
 
 
 @pytest.fixture
@@ -55,6 +58,71 @@ def test_weights_are_below_and_the_runtime_is_on_top(
     ]
     assert verify(target, path) == (entry.model, manifest)
     assert compose(entry, base, target) == manifest
+
+
+def test_what_is_in_it_is_attached_to_it(entry: lock.Entry, base: Reference, target: Reference) -> None:
+    manifest = compose(entry, base, target)
+    for title, document in ((bom.RUNTIME, describe(base)), (bom.WEIGHTS, bom.of_weights(entry))):
+        assert attached(target.store, manifest.digest, bom.MEDIA_TYPE, title) == document
+    weights_alone = require(target.store, entry.tag)
+    assert attached(target.store, weights_alone.digest, bom.MEDIA_TYPE, bom.WEIGHTS) == bom.of_weights(entry)
+
+
+def test_a_runtime_that_was_described_is_not_read_again(
+    entry: lock.Entry, base: Reference, target: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = require(base.store, "1")
+    attach(base.store, manifest, bom.MEDIA_TYPE, bom.RUNTIME, describe(base))
+    monkeypatch.setattr("images.describe.examine", None)
+    composed = compose(entry, base, target)
+    assert attached(target.store, composed.digest, bom.MEDIA_TYPE, bom.RUNTIME) == describe(base)
+
+
+@pytest.fixture
+def remote(entry: lock.Entry, model: Model, proxy: Proxy, tmp_path: Path) -> tuple[Reference, Reference]:
+    """A runtime and a repository with the weights, in one registry."""
+    name = f"{proxy.host}/compose/{abs(hash(tmp_path))}"
+    base, target = reference.parse(f"{name}-runtime:1"), reference.parse(f"{name}:1")
+    runtime(base.store)
+    weights.push(entry, HubSource(model), target.store)
+    return base, target
+
+
+def test_layers_that_are_said_to_be_mounted_and_are_not_are_copied(
+    entry: lock.Entry, remote: tuple[Reference, Reference], proxy: Proxy, path: Path
+) -> None:
+    base, target = remote
+    location = {"Location": f"http://{proxy.host}/v2/{target.store.place}/blobs/uploads/1"}
+    proxy.faults = [Fault("POST", "mount=", 201, times=100, headers=location)]
+    compose(entry, base, target)
+    proxy.faults = []
+    assert verify(target, path)
+
+
+@pytest.mark.parametrize(
+    ("fault", "tagged"),
+    [
+        (Fault("PUT", "/manifests/1$", 500, times=100), False),
+        (Fault("PUT", "/manifests/1$", 0, times=100), False),
+        (Fault("PUT", "/blobs/uploads/", 201, times=1000, after=10), False),
+        (Fault("GET", "/blobs/sha256", 0, times=1000), False),
+        (Fault("PUT", "/manifests/sha256-", 500, times=100), True),
+    ],
+)
+def test_a_registry_that_fails_leaves_no_tag_on_something_wrong_and_a_second_try_completes(
+    entry: lock.Entry, remote: tuple[Reference, Reference], proxy: Proxy, path: Path, fault: Fault, tagged: bool
+) -> None:
+    base, target = remote
+    proxy.faults = [fault]
+    with pytest.raises(ImageError):
+        compose(entry, base, target)
+    proxy.faults = []
+    assert (target.store.manifest("1") is not None) == tagged
+    if tagged:
+        assert verify(target, path)
+    manifest = compose(entry, base, target)
+    assert verify(target, path) == (entry.model, manifest)
+    assert attached(target.store, manifest.digest, bom.MEDIA_TYPE, bom.RUNTIME)
 
 
 def test_missing_weights_are_named(entry: lock.Entry, base: Reference, tmp_path: Path) -> None:
@@ -166,6 +234,21 @@ def test_an_image_that_was_changed_is_not_verified(
     changed(target, change)
     with pytest.raises(ImageError, match=problem):
         verify(target, path)
+
+
+def test_a_bill_of_materials_of_other_weights_is_noticed_and_a_missing_one_said(
+    entry: lock.Entry, base: Reference, target: Reference, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = compose(entry, base, target)
+    bare = Reference(target.store, target.name, "bare")
+    content = manifest.content | {"annotations": {}}
+    target.store.tag("bare", Manifest(dump(content), manifest.media_type))
+    assert verify(bare, path)
+    assert "has no bill of materials" in capsys.readouterr().err
+    wrong = bom.of_weights(entry).replace((entry.files[0].sha256 or "").encode(), b"0" * 64)
+    attach(target.store, require(target.store, "bare"), bom.MEDIA_TYPE, bom.WEIGHTS, wrong)
+    with pytest.raises(ImageError, match="the bill of materials of its weights is not the lock's"):
+        verify(bare, path)
 
 
 def test_a_layer_that_is_gone_is_named(

@@ -8,8 +8,9 @@ import pytest
 
 from images.errors import ImageError
 from images.layout import Layout
+from images.referrers import attach, attached
 from images.store import digest_of, put
-from tests.images.helpers import runtime
+from tests.images.helpers import archive, runtime
 from tests.registry import ROOT
 
 CONTENT = b"a small blob"
@@ -101,3 +102,23 @@ def test_too_small_a_disk_is_named_before_anything_is_written(tmp_path: Path) ->
 def test_a_digest_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="sha256 alone is known"):
         Layout(tmp_path).size("sha512:../../etc")
+
+
+def test_what_no_tag_leads_to_is_pruned_and_all_else_stays(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    old, other = runtime(layout, "1"), runtime(layout, "2")
+    attach(layout, old, "text/plain", "old", b"old document")
+    new = runtime(layout, "1", layers=[archive({"opt/base": b"base"}), archive({"srv/new": b""})])
+    attach(layout, new, "text/plain", "new", b"new document")
+    put(layout, b"left behind")
+    layout.prune()
+    assert layout.manifest(old.digest) is None
+    assert layout.size(digest_of(b"old document")) is None
+    assert layout.size(digest_of(b"left behind")) is None
+    assert attached(layout, new.digest, "text/plain", "new") == b"new document"
+    for manifest in (new, other):
+        for blob in [manifest.content["config"], *manifest.content["layers"]]:
+            assert layout.size(blob["digest"]) == blob["size"]
+    before = (tmp_path / "layout/index.json").read_bytes()
+    layout.prune()
+    assert (tmp_path / "layout/index.json").read_bytes() == before

@@ -31,6 +31,14 @@ def test_lock_weights_compose_and_verify_make_an_image(
     assert manifest
     assert composed == f"{name}@{digest_of(manifest.body)}\n"
     assert capsys.readouterr().out == f"oci:{tmp_path}/image@{digest_of(manifest.body)}\n"
+    assert main(["bom", name, str(tmp_path / "bom")]) == 0
+    paths = [tmp_path / "bom" / f"{part}.cdx.json" for part in ("runtime", "weights")]
+    assert capsys.readouterr().out.split() == [str(path) for path in paths]
+    subjects = [json.loads(path.read_text())["metadata"]["component"]["name"] for path in paths]
+    assert subjects == ["phi-3-runtime", model.repository]
+    assert main(["bom", base, str(tmp_path / "none")]) == 1
+    assert "has no bill of materials: publish it" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_lock_that_differs_from_the_hub_fails_the_check(

@@ -96,7 +96,8 @@ def test_a_hub_that_cuts_a_connection_is_asked_for_the_rest_in_the_same_upload(
     hub.cut = {FIRST: 280_000, "tokenizer.json": 1}
     push(entry, model, store)
     assert [(one.range, one.sent) for one in hub.sent(FIRST)][1:] == [(f"bytes={BLOCK}-", entry.files[0].size - BLOCK)]
-    assert len([call for call in proxy.calls if call.method == "PUT" and UPLOAD in call.path]) == 4
+    # Three layers, a configuration, and a bill of materials with its empty configuration.
+    assert len([call for call in proxy.calls if call.method == "PUT" and UPLOAD in call.path]) == 6
 
 
 def test_a_hub_that_cannot_resume_has_what_came_already_left_out(

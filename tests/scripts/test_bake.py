@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from images import VERSION, reference
 from images.catalogue import find, read
@@ -28,7 +27,12 @@ class Copy:
         self.folder, self.host = folder, host
         for name in ("images", "requirements", "scripts"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", folder)
+        shutil.copytree(ROOT / "charts", folder / "charts")
+        shutil.copytree(ROOT / "tests/charts/golden", folder / "tests/charts/golden")
+        for name in ("pyproject.toml", "CHANGELOG.md", "app/__init__.py"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+        (folder / ".tools").symlink_to(ROOT / ".tools")
         (folder / ".venv").symlink_to(ROOT / ".venv")
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "HF_ENDPOINT": hub}
 
@@ -107,11 +111,11 @@ def test_without_arguments_they_say_how_to_use_them(script: str) -> None:
     assert shown.stdout.startswith(f"usage: scripts/{script} ")
 
 
-def test_the_workflow_runs_scripts_that_are_there_for_every_model() -> None:
-    workflow = yaml.safe_load((ROOT / ".github/workflows/images.yaml").read_text())
-    lines = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
-    for line in lines:
-        if line.startswith("scripts/"):
-            assert os.access(ROOT / line.split()[0], os.X_OK)
-    assert workflow["jobs"]["publish"]["strategy"]["matrix"]["model"] == list(read())
-    assert f"scripts/lock {' '.join(read())}" in lines
+def test_publish_puts_the_chart_where_its_images_are(copy: Copy) -> None:
+    printed = copy.output("publish", "chart", REGISTRY=copy.host, OWNER="Somebody")
+    found = dict(line.split("=", 1) for line in printed.splitlines())
+    assert found["repository"] == f"{copy.host}/somebody/charts/phi3"
+    assert found["image"] == f"{found['repository']}:{VERSION}"
+    helm, address = str(ROOT / ".tools/bin/helm"), f"oci://{found['repository']}@{found['digest']}"
+    shown = subprocess.run([helm, "show", "chart", address, "--plain-http"], capture_output=True, text=True, check=True)
+    assert f"version: {VERSION}\n" in shown.stdout

@@ -48,13 +48,45 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- with .Values.image.digest }}@{{ . }}{{ end }}
 {{- end }}
 
-{{/* The volume of the weights, where they do not come with the image. */}}
-{{- define "phi3.weightsVolume" -}}
-{{- $model := include "phi3.model" . | fromYaml }}
+{{/* The volumes of weights and adapters that are not in the image, those of claims only on request. Takes a dict of root and claims. */}}
+{{- define "phi3.modelVolumes" -}}
+{{- $model := include "phi3.model" .root | fromYaml }}
+{{- if eq .root.Values.weights.source "volume" }}
 - name: weights
   image:
-    reference: {{ .Values.weights.reference | default (printf "%s/%s:%s" .Values.image.registry $model.image .Chart.AppVersion) }}
-    pullPolicy: {{ .Values.image.pullPolicy }}
+    reference: {{ .root.Values.weights.reference | default (printf "%s/%s:%s" .root.Values.image.registry $model.image .root.Chart.AppVersion) }}
+    pullPolicy: {{ .root.Values.image.pullPolicy }}
+{{- end }}
+{{- range $name, $adapter := .root.Values.adapters }}
+{{- if $adapter.image }}
+- name: adapter-{{ $name }}
+  image:
+    reference: {{ $adapter.image | quote }}
+    pullPolicy: {{ $.root.Values.image.pullPolicy }}
+{{- else if $.claims }}
+- name: adapter-{{ $name }}
+  persistentVolumeClaim:
+    claimName: {{ $adapter.claimName | quote }}
+    readOnly: true
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Where those volumes are mounted. Takes a dict of root and claims. */}}
+{{- define "phi3.modelMounts" -}}
+{{- if eq .root.Values.weights.source "volume" }}
+- {name: weights, mountPath: /weights, readOnly: true}
+{{- end }}
+{{- range $name, $adapter := .root.Values.adapters }}
+{{- if or $adapter.image $.claims }}
+- name: adapter-{{ $name }}
+  mountPath: /adapters/{{ $name }}
+  {{- with $adapter.path }}
+  subPath: {{ . | quote }}
+  {{- end }}
+  readOnly: true
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* The Secret with the API keys, or nothing. */}}
@@ -71,6 +103,14 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- if eq .Values.weights.source "volume" }}
 {{- $_ := set $env "CHAT_MODEL" (printf "/weights/models/%s" .Values.model) }}
 {{- $_ := set $env "CHAT_NAME" .Values.model }}
+{{- end }}
+{{- $adapters := list }}
+{{- range $name, $adapter := .Values.adapters }}
+{{- $adapters = append $adapters (printf "%s=%v" $name (hasKey $adapter "weight" | ternary $adapter.weight 1)) }}
+{{- end }}
+{{- with $adapters }}
+{{- $_ := set $env "CHAT_ADAPTERS_DIR" "/adapters" }}
+{{- $_ := set $env "CHAT_ADAPTER_WEIGHTS" (join "," .) }}
 {{- end }}
 {{- range .Values.extraEnv }}{{ $_ := unset $env .name }}{{ end }}
 {{- range $name, $value := $env }}
@@ -172,6 +212,13 @@ authorization:
     name: {{ . | quote }}
     key: {{ $.Values.metrics.monitor.secretKey | default $.Values.auth.secretKey | quote }}
 {{- end }}
+{{- end }}
+
+{{/* The names that the chart itself has, and those of the adapters, as JSON. Takes a dict of root, names and prefix. */}}
+{{- define "phi3.own" -}}
+{{- $names := .names }}
+{{- range $name, $adapter := .root.Values.adapters }}{{ $names = append $names (print $.prefix $name) }}{{ end }}
+{{- toJson $names }}
 {{- end }}
 
 {{/* Those names in a list that occur twice. Takes a dict of root, items, the key of their name, and own names, which are taken. */}}
