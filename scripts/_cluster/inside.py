@@ -107,6 +107,8 @@ def control(nodes: int) -> None:
         "kwok",
         "kwok",
         f"--kubeconfig={ADMIN}",
+        f"--config={Path(__file__).with_name('stages.yaml')}",
+        "--node-lease-duration-seconds=40",
         "--manage-all-nodes=false",
         "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
     )

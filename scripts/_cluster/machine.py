@@ -160,7 +160,15 @@ def _join(count: int) -> None:
         kubectl("label", "node", name, "--overwrite", *pairs)
         kubectl("patch", "node", name, "--subresource=status", "--type=merge", f"--patch={json.dumps(patch)}")
     kubectl("apply", "--server-side", "-f", "-", given=nodes.played())
-    kubectl("wait", "--for=condition=Ready", "node", "--all", f"--timeout={START_SECONDS}s")
+    processes.wait(lambda: _ready() or _failed(), "not every node is ready", START_SECONDS)
+    if _failed():
+        sys.exit("scripts/cluster: it did not start:")
+
+
+def _ready() -> bool:
+    """Tell whether every node is."""
+    template = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\\n"}{end}'
+    return set(kubectl("get", "nodes", f"--output=jsonpath={template}").split("\n")) == {"True", ""}
 
 
 def _failed() -> bool:
