@@ -3,7 +3,7 @@
 import json
 
 from _cluster.pause import NAME as PAUSE
-from _cluster.place import API_SERVICE, CONTROL_IP, INSIDE, NAME, PODS, REGISTRY, node_ip
+from _cluster.place import API_SERVICE, CONTROL_IP, INSIDE, NAME, PODS, REGISTRY, node_ip, node_name
 
 CONTROL = f"https://{CONTROL_IP}:6443"
 
@@ -96,9 +96,8 @@ def kubelet(number: int, folder: str) -> str:
         failCgroupV1=False,
         failSwapOn=False,
         cgroupDriver="cgroupfs",
-        # All containers in one group of our own, which `down` can find.
-        cgroupsPerQOS=False,
-        cgroupRoot=f"/{NAME}",
+        # All containers in a group of our own, which `down` can find.
+        cgroupRoot=f"/{NAME}/{node_name(number)}",
         enforceNodeAllocatable=[],
         containerRuntimeEndpoint="unix:///run/containerd/containerd.sock",
         volumePluginDir=f"{folder}/plugins",

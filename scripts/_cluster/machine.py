@@ -177,7 +177,9 @@ def _failed() -> bool:
 
 
 def _said() -> str:
-    return INSIDE_LOG.read_text() if INSIDE_LOG.exists() else ""
+    """Return what the first process and those of the nodes have said."""
+    logs = [INSIDE_LOG, *sorted((STATE / "log").glob("node?.log"))]
+    return "".join(log.read_text() for log in logs if log.exists())
 
 
 def _run(*command: str | Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from _work import ROOT
 
-from _cluster.place import NAME
+from _cluster.place import NAME, node_name
 
 COMMAND = ("-m", "_cluster.inside", str(ROOT))
 WAIT_SECONDS = 60
@@ -38,6 +38,9 @@ def first() -> int | None:
 
 def start(nodes: int, log: Path) -> int:
     """Start the first process, in namespaces of its own, and return its id."""
+    for group in _groups():
+        for number in range(1, nodes + 1):
+            (group / node_name(number)).mkdir(parents=True, exist_ok=True)
     command: list[str | Path] = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     with log.open("wb") as output:
         subprocess.Popen(
@@ -67,8 +70,7 @@ def stop() -> bool:
             _kill(pid)
         wait(lambda: not any(pid in find() for pid in found), f"processes {sorted(found)} do not end")
     wait(lambda: not Path(f"/sys/class/net/{NAME}").exists(), f"the network device {NAME} does not go")
-    # One folder under version 2 of control groups, one in each hierarchy under version 1.
-    for group in [*Path("/sys/fs/cgroup").glob(NAME), *Path("/sys/fs/cgroup").glob(f"*/{NAME}")]:
+    for group in _groups():
         wait(lambda: _removed(group), f"the control group {group} is not empty")  # noqa: B023
     return ran
 
@@ -82,6 +84,13 @@ def wait(done: Callable[[], bool], otherwise: str, seconds: float = WAIT_SECONDS
         time.sleep(0.05)
 
 
+def _groups() -> list[Path]:
+    """Return the control groups of the containers: one under version 2, one in each hierarchy under version 1."""
+    top = Path("/sys/fs/cgroup")
+    hierarchies = [top] if (top / "cgroup.controllers").exists() else [path for path in top.iterdir() if path.is_dir()]
+    return [hierarchy / NAME for hierarchy in hierarchies]
+
+
 def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -93,5 +102,5 @@ def _removed(group: Path) -> bool:
         for folder, _, _ in os.walk(group, topdown=False):
             Path(folder).rmdir()
     except OSError:
-        return not group.exists()
-    return True
+        pass
+    return not group.exists()
