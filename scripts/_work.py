@@ -45,7 +45,7 @@ def alone(folder: Path) -> Iterator[int]:
 
 
 def run(
-    command: Sequence[str | Path], lock: int, note: Callable[[], str], environment: dict[str, str] | None = None
+    command: Sequence[str | Path], lock: int | None, note: Callable[[], str], environment: dict[str, str] | None = None
 ) -> int:
     """Run a command with `environment` added to this one, its output on stderr, and return its exit code.
 
@@ -54,7 +54,7 @@ def run(
     begin = time.monotonic()
     variables = os.environ | (environment or {})
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=sys.stderr, pass_fds=[lock], env=variables
+        command, stdin=subprocess.DEVNULL, stdout=sys.stderr, pass_fds=[lock] if lock else [], env=variables
     ) as process:
         try:
             while True:

@@ -96,11 +96,13 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _free_in_group(group: Path) -> int:
-    """Bytes left to the control group (version 2) that is mounted at `group`; page cache that can go counts as left."""
+    """Bytes left to the control group that is mounted at `group`; page cache that can go counts as left."""
+    names = ("max", "current", "inactive_file")
+    if (group / "memory").is_dir():
+        group, names = group / "memory", ("limit_in_bytes", "usage_in_bytes", "total_inactive_file")  # version 1
     try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in names[:2])
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # there is no group, or it has no limit ("max")
         return 2**63
-    return limit - used + int(statistics.get("inactive_file", 0))
+    return limit - used + int(statistics.get(names[2], 0))

@@ -112,6 +112,11 @@ def test_a_control_group_bounds_it(tmp_path: Path) -> None:
     for name, content in {"max": "1000", "current": "700", "stat": "anon 600\ninactive_file 50\n"}.items():
         (tmp_path / f"memory.{name}").write_text(content)
     assert memory._free_in_group(tmp_path) == 350
+    old = tmp_path / "old/memory"
+    old.mkdir(parents=True)
+    for name, content in {"limit_in_bytes": "900", "usage_in_bytes": "700", "stat": "total_inactive_file 50\n"}.items():
+        (old / f"memory.{name}").write_text(content)
+    assert memory._free_in_group(old.parent) == 250
     (tmp_path / "memory.max").write_text("max\n")
     assert memory._free_in_group(tmp_path) > 2**60
     assert memory._free_in_group(tmp_path / "none") > 2**60

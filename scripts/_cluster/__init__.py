@@ -1,0 +1,1 @@
+"""A real Kubernetes on this machine: what scripts/cluster is made of."""
