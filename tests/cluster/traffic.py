@@ -11,7 +11,7 @@ import threading
 import time
 from urllib.parse import urlsplit
 
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "Hi"}]
 TIMEOUT = 120
 printing = threading.Lock()
 
