@@ -81,25 +81,26 @@ def test_each_model_goes_where_it_fits_and_nowhere_else(
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda cell: place(namespace, name(*cell), *cell), asked))
-    placed = {}
+    placed: dict[tuple[str, int, str], str] = {}
     for cell in asked:
         release = name(*cell)
         wait(functools.partial(decided, namespace, release), f"{release} is not decided")
-        placed[cell] = scheduled(namespace, release)
+        placed[cell] = scheduled(namespace, release) or ""
 
     heads = "".join(f"{f'{node} {memory}':<19}" for node, memory in gpus.items())
     lines = [f"{'model':<12}{'context':>8}{'MiB':>7}  {heads}goes to"]
     wrong = []
     for model, context in CELLS:
         fitting = {node for node in gpus if gpus[node] >= floor(model, context)}
+        anywhere = placed[model, context, ""]
         row = {node: placed[model, context, node] for node in gpus}
         lines.append(
             f"{model:<12}{context:>8}{floor(model, context):>7}  "
             + "".join(f"{'yes' if row[node] else 'no':<19}" for node in gpus)
-            + (placed[model, context, ""] or "Pending")
+            + (anywhere or "Pending")
         )
         wrong += [(model, context, node) for node in gpus if (row[node] == node) != (node in fitting)]
-        if (placed[model, context, ""] in fitting) != bool(fitting):
+        if (anywhere in fitting) != bool(fitting):
             wrong.append((model, context, ""))
     with capsys.disabled():
         print("\n" + "\n".join(lines))
