@@ -29,7 +29,7 @@ def cluster(demo: Path) -> Iterator[Cluster]:
     try:
         shown = subprocess.run([ROOT / "scripts/cluster", "env"], check=True, capture_output=True, text=True).stdout
         variables = dict(re.findall(r"^export (\w+)='?([^'\n]*)", shown, re.MULTILINE))
-        bake = [ROOT / "scripts/bake", "demo", f"{variables['REGISTRY']}/phi-3-demo", "--plain-http"]
+        bake: list[str | Path] = [ROOT / "scripts/bake", "demo", f"{variables['REGISTRY']}/phi-3-demo", "--plain-http"]
         image = subprocess.run(bake, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
         yield named(Path(variables["KUBECONFIG"]), image)
     finally:

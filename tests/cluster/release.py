@@ -30,7 +30,7 @@ def release(source: Reference, target: Reference, added: dict[str, bytes], base:
     config = get(source.store, manifest["config"]["digest"])
     content = layer(added)
     config["rootfs"]["diff_ids"][-1] = digest_of(content)
-    config["config"]["Labels"]["phi3.inputs"] = runtime.key(base)
+    config["config"].setdefault("Labels", {})["phi3.inputs"] = runtime.key(base)
     kept = manifest["layers"][:-1]
     top = manifest["layers"][-1] | {"digest": put(target.store, content), "size": len(content)}
     body = dump(config)

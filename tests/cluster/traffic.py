@@ -11,7 +11,7 @@ import threading
 import time
 from urllib.parse import urlsplit
 
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "Hi"}]
 TIMEOUT = 120
 printing = threading.Lock()
 
@@ -50,7 +50,8 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     host, rate = urlsplit(sys.argv[1]).netloc, float(sys.argv[2])
-    begin, number, threads = time.monotonic(), 0, []
+    begin, number = time.monotonic(), 0
+    threads: list[threading.Thread] = []
     while not stop.wait(max(0.0, begin + number / rate - time.monotonic())):
         threads = [thread for thread in threads if thread.is_alive()]
         threads.append(threading.Thread(target=one, args=(host, number)))

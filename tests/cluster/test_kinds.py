@@ -1,0 +1,71 @@
+"""Every kind of object, held by an API server against real definitions; and the metric that scales."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.charts.helm import render
+from tests.charts.test_validation import OPERATORS, module
+from tests.cluster.cluster import RELEASE, Cluster, Namespace, listed
+
+ALL: dict[str, Any] = {
+    "model": "demo",
+    "auth": {"generate": True},
+    "networkPolicy": {"from": [{"podSelector": {}}], "egress": [{"ports": [{"port": 53, "protocol": "UDP"}]}]},
+    "ingress": {"enabled": True, "hosts": ["phi3.example.com"]},
+    "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["phi3.example.com"]},
+    "prepull": {"enabled": True},
+}
+WAITING = "vllm:num_requests_waiting"
+KEDA: dict[str, Any] = {
+    "autoscaling": {"mode": "keda", "prometheusAddress": "http://prometheus.example.com:9090"},
+    "metrics": {"monitor": {"kind": "ServiceMonitor"}, "rules": {"enabled": True}, "dashboard": {"enabled": True}},
+}
+HPA: dict[str, Any] = {"autoscaling": {"mode": "hpa"}, "metrics": {"monitor": {"kind": "PodMonitor"}}}
+
+
+@pytest.fixture(scope="module")
+def operators(cluster: Cluster) -> set[str]:
+    """The kinds that operators define, all of which the API server knows from now on."""
+    for path, file in OPERATORS.values():
+        definition = yaml.load((module(path) / file).read_text(), yaml.CSafeLoader)
+        cluster.apply(definition)
+        cluster.kubectl("wait", "--for=condition=Established", f"crd/{definition['metadata']['name']}", "--timeout=60s")
+    return set(OPERATORS)
+
+
+def test_the_api_server_takes_every_object(namespace: Namespace, operators: set[str]) -> None:
+    seen = set()
+    for values in (KEDA, HPA):
+        objects = render(ALL | values)
+        for one in objects:
+            one["metadata"]["namespace"] = namespace.name
+        namespace.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", given=listed(tuple(objects)))
+        seen |= {one["kind"] for one in objects}
+    assert operators | {"HorizontalPodAutoscaler", "NetworkPolicy", "Secret", "Ingress", "DaemonSet"} <= seen
+
+
+def test_the_api_server_refuses_what_it_does_not_know(namespace: Namespace, operators: set[str]) -> None:
+    """So that the test above can fail."""
+    assert operators
+    objects = [one for one in render(ALL | KEDA) if one["kind"] == "ScaledObject"]
+    objects[0]["metadata"]["namespace"] = namespace.name
+    objects[0]["spec"]["maxReplicaCounts"] = 1
+    with pytest.raises(AssertionError, match="maxReplicaCounts"):
+        namespace.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", given=listed(tuple(objects)))
+
+
+def test_the_metric_that_scales_is_there(namespace: Namespace) -> None:
+    namespace.install(values={"model": "demo"})
+    (pod,) = namespace.servers()
+    name = pod["metadata"]["name"]
+    metrics = namespace.kubectl("get", "--raw", f"/api/v1/namespaces/{namespace.name}/pods/{name}:5000/proxy/metrics")
+    assert re.search(rf"^{WAITING}(\{{.*\}})? 0\.0$", metrics, re.MULTILINE)
+
+    (scaled,) = (one for one in render({"model": "demo"} | KEDA, release=RELEASE) if one["kind"] == "ScaledObject")
+    query = scaled["spec"]["triggers"][0]["metadata"]["query"]
+    found = re.search(rf'{WAITING}{{namespace="\w+",pod=~"([^"]+)"}}', query)
+    assert found
+    assert re.fullmatch(found[1], name)

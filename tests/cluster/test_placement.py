@@ -1,0 +1,118 @@
+"""Which GPU each model is put on, at its whole context and at a smaller one."""
+
+import functools
+import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.cluster import CHART, ROOT, Cluster, Manifest, Namespace, wait
+
+CATALOGUE = yaml.safe_load((ROOT / "images/catalogue.yaml").read_text())["models"]
+# Each at its whole context and at a smaller one.
+CELLS = [
+    (model, context) for model, entry in CATALOGUE.items() for context in (entry["context"], entry["context"] // 8)
+]
+PLAYED = "type=kwok"
+GPUS = "32"
+"""GPUs that each node pretends to have for the time of the test, so that no release takes another's place."""
+
+
+def floor(model: str, context: int) -> int:
+    """Return the MiB of GPU memory that a model needs, as the catalogue says it."""
+    gpu = CATALOGUE[model]["gpu"]
+    return int(gpu["weights"] + math.ceil(context * gpu["token"] / 1024 / 0.9) + 1536)
+
+
+@pytest.fixture(scope="module")
+def gpus(cluster: Cluster) -> Iterator[dict[str, int]]:
+    """The MiB of the GPU of each node that is played."""
+    found: list[Manifest] = json.loads(cluster.kubectl("get", "nodes", f"--selector={PLAYED}", "--output=json"))[
+        "items"
+    ]
+    assert found, f"placement needs nodes that kwok plays, labelled {PLAYED}"
+    gpus = {node["metadata"]["name"]: int(node["metadata"]["labels"]["nvidia.com/gpu.memory"]) for node in found}
+
+    def pretend(count: str) -> None:
+        resources = {"status": {key: {"nvidia.com/gpu": count} for key in ("capacity", "allocatable")}}
+        for node in gpus:
+            cluster.kubectl(
+                "patch", "node", node, "--subresource=status", "--type=merge", f"-p={json.dumps(resources)}"
+            )
+
+    pretend(GPUS)
+    yield dict(sorted(gpus.items(), key=lambda pair: pair[1]))
+    pretend("1")
+
+
+def place(namespace: Namespace, release: str, model: str, context: int, node: str = "") -> str:
+    """Install a model, on one node or wherever it fits, and return what Helm says."""
+    own = {"model": model, "maxContext": context if context < CATALOGUE[model]["context"] else 0}
+    selector: dict[str, Any] = {"nodeSelector": {"type": "kwok"} | ({"kubernetes.io/hostname": node} if node else {})}
+    return namespace.helm("install", release, CHART, values=own | selector)
+
+
+def scheduled(namespace: Namespace, release: str) -> str | None:
+    """Return the node that a release's server is on, "" where there is none for it, None where that is not decided."""
+    pods = namespace.get("pods", f"--selector=app.kubernetes.io/instance={release},app.kubernetes.io/component=server")
+    for pod in pods:
+        for condition in pod["status"].get("conditions", []):
+            if condition["type"] == "PodScheduled":
+                return str(pod["spec"].get("nodeName", "")) if condition["status"] == "True" else ""
+    return None
+
+
+def decided(namespace: Namespace, release: str) -> bool:
+    """Tell whether the scheduler has looked at a release's server."""
+    return scheduled(namespace, release) is not None
+
+
+def test_each_model_goes_where_it_fits_and_nowhere_else(
+    namespace: Namespace, gpus: dict[str, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [(model, context, node) for model, context in CELLS for node in ("", *gpus)]
+
+    def name(model: str, context: int, node: str) -> str:
+        return f"{model}-{context}-{node or 'any'}"
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda cell: place(namespace, name(*cell), *cell), asked))
+    placed: dict[tuple[str, int, str], str] = {}
+    for cell in asked:
+        release = name(*cell)
+        wait(functools.partial(decided, namespace, release), f"{release} is not decided")
+        placed[cell] = scheduled(namespace, release) or ""
+
+    heads = "".join(f"{f'{node} {memory}':<19}" for node, memory in gpus.items())
+    lines = [f"{'model':<12}{'context':>8}{'MiB':>7}  {heads}goes to"]
+    wrong = []
+    for model, context in CELLS:
+        fitting = {node for node in gpus if gpus[node] >= floor(model, context)}
+        anywhere: str = placed[model, context, ""]
+        row = {node: placed[model, context, node] for node in gpus}
+        lines.append(
+            f"{model:<12}{context:>8}{floor(model, context):>7}  "
+            + "".join(f"{'yes' if row[node] else 'no':<19}" for node in gpus)
+            + (anywhere or "Pending")
+        )
+        wrong += [(model, context, node) for node in gpus if (row[node] == node) != (node in fitting)]
+        if (anywhere in fitting) != bool(fitting):
+            wrong.append((model, context, ""))
+    with capsys.disabled():
+        print("\n" + "\n".join(lines))
+    assert not wrong
+
+
+def test_where_none_fits_events_and_notes_say_why(namespace: Namespace, gpus: dict[str, int]) -> None:
+    small = min(gpus, key=lambda node: gpus[node])
+    notes = place(namespace, "large", "medium-128k", 131072, small)
+    assert f"a free GPU of {floor('medium-128k', 131072)} MiB or more" in notes
+    assert "kubectl get nodes -L nvidia.com/gpu.memory" in notes
+    wait(lambda: scheduled(namespace, "large") == "", "it is not Pending")
+    (event,) = namespace.get("events", "--field-selector=reason=FailedScheduling")
+    assert "node(s) didn't match Pod's node affinity/selector" in (event.get("message") or event.get("note"))
+    assert [pod["status"]["phase"] for pod in namespace.servers()] == ["Pending"]

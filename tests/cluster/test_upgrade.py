@@ -1,0 +1,99 @@
+"""New versions: on the only GPU there is, and without pulling weights that a node has."""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from images.reference import parse
+from images.store import require
+from tests.cluster.cluster import ROOT, Namespace
+from tests.cluster.release import release
+
+GPU: dict[str, Any] = {
+    "model": "demo",
+    # The demo model as if it needed a GPU: the server runs on the CPU, the scheduler counts a GPU.
+    "models": {"demo": {"gpu": {"count": 1, "weights": 325, "token": 46}}},
+}
+
+
+def real_node(namespace: Namespace) -> str:
+    """Return a node that runs containers, and pretends to have one GPU."""
+    nodes = json.loads(namespace.cluster.kubectl("get", "nodes", "--selector=type!=kwok", "--output=json"))["items"]
+    one = [node for node in nodes if node["status"]["allocatable"].get("nvidia.com/gpu") == "1"]
+    assert one, "no real node pretends to have one GPU"
+    return str(one[0]["metadata"]["name"])
+
+
+def test_an_upgrade_on_the_only_gpu_does_not_wait_for_itself(
+    namespace: Namespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = GPU | {"nodeSelector": {"kubernetes.io/hostname": real_node(namespace)}}
+    namespace.install(values=values)
+    (old,) = namespace.servers()
+    begin = time.monotonic()
+    namespace.install("--set=drainSeconds=7", values=values)
+    with capsys.disabled():
+        print(f"\nupgraded on one GPU in {time.monotonic() - begin:.0f} s")
+    (new,) = (pod for pod in namespace.servers() if not pod["metadata"].get("deletionTimestamp"))
+    assert new["metadata"]["uid"] != old["metadata"]["uid"]
+    assert new["spec"]["nodeName"] == old["spec"]["nodeName"]
+    assert new["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def pulled(log: Path, offset: int) -> dict[str, int]:
+    """Return the bytes that the registry has sent of each blob since its log had `offset` bytes."""
+    sent: dict[str, int] = {}
+    line = re.compile(r'"GET /v2/\S+/blobs/(sha256:\w+) HTTP/1.1" 20[06] (\d+) "[^"]*" "containerd/')
+    for digest, size in line.findall(log.read_text()[offset:]):
+        sent[digest] = sent.get(digest, 0) + int(size)
+    return sent
+
+
+def snapshots(node: str) -> dict[Path, int]:
+    """Return the snapshots on a node of scripts/cluster, and the bytes of each."""
+    folder = ROOT / ".cluster" / node / "containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"
+    return {
+        path: sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
+        for path in folder.iterdir()
+    }
+
+
+def test_a_release_of_the_server_pulls_and_unpacks_no_weights(
+    namespace: Namespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster, node = namespace.cluster, real_node(namespace)
+    log = ROOT / ".cluster/log/registry.log"
+    assert cluster.kubeconfig.parent == ROOT / ".cluster", "bytes are counted in the registry of scripts/cluster alone"
+    values = {"model": "demo", "nodeSelector": {"kubernetes.io/hostname": node}}
+    namespace.install(values=values)
+
+    old = parse(f"{cluster.registry}/phi-3-demo:{cluster.tag}", plain_http=True)
+    new = parse(f"{cluster.registry}/phi-3-demo:{cluster.tag}-next", plain_http=True)
+    release(old, new, {"app/released": str(time.time()).encode()})
+    before, layers = snapshots(node), require(old.store, old.tag).content["layers"]
+    next_manifest = require(new.store, new.tag)
+    offset = len(log.read_text())
+    begin = time.monotonic()
+    image = {"tag": new.tag, "digest": next_manifest.digest}
+    namespace.install(*(f"--set-string=image.{key}={value}" for key, value in image.items()), values=values)
+    seconds = time.monotonic() - begin
+
+    sent = pulled(log, offset)
+    unpacked = {path: size for path, size in snapshots(node).items() if path not in before}
+    kept = {layer["digest"] for layer in layers} & {layer["digest"] for layer in next_manifest.content["layers"]}
+    weights = sum(size for digest, size in sent.items() if digest in kept)
+    with capsys.disabled():
+        print(
+            f"\nupgraded to another server in {seconds:.0f} s: {sum(sent.values()):,} bytes pulled, {weights:,} of "
+            f"weights and other layers that were there, {sum(unpacked.values()):,} bytes in {len(unpacked)} snapshots"
+        )
+    assert weights == 0
+    top = next_manifest.content["layers"][-1]
+    assert sent[top["digest"]] == top["size"]
+    # The new layer, and what a container or two write on top.
+    assert len(unpacked) <= 4
+    assert sum(unpacked.values()) < top["size"] + 1_000_000
