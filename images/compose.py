@@ -40,7 +40,7 @@ def compose(entry: Entry, runtime: Reference, target: Reference) -> Manifest:
     progress = Progress(entry.model, "copied")
     each(lambda layer, stop: _take(layer, runtime.store, target.store, progress, stop), layers, CONNECTIONS)
     body = dump(_config(entry, config))
-    digest = retried(lambda: put(target.store, body), progress.say)
+    digest = put(target.store, body)
     composed = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,

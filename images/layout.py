@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,12 +100,7 @@ class Layout:
             entry["annotations"] = {TAG: reference}
         with self._explained(), self._alone():
             others = [one for one in self._index() if one.get("annotations", {}).get(TAG) != reference]
-            index = {
-                "schemaVersion": 2,
-                "mediaType": INDEX,
-                "manifests": [*(one for one in others if one != entry), entry],
-            }
-            _write(self._folder / "index.json", json.dumps(index, indent=2))
+            self._write_index([*(one for one in others if one != entry), entry])
 
     def attach(self, manifest: Manifest) -> None:
         """Store a manifest, and list it in the index without a name."""
@@ -120,20 +115,29 @@ class Layout:
                 found.append(one)
         return found
 
-    def prune(self) -> None:
-        """Remove what no tag leads to: images that lost theirs to a newer one, and what was attached to them."""
+    def discard(self, manifest: Manifest) -> None:
+        """Remove an image that has lost its tag, and what is attached to it, but for what others hold too."""
         with self._explained(), self._alone():
-            index = json.loads((self._folder / "index.json").read_text())
-            manifests = {one["digest"]: self.manifest(one["digest"]) for one in index["manifests"]}
-            contents = {digest: manifest.content for digest, manifest in manifests.items() if manifest}
-            kept = {one["digest"] for one in index["manifests"] if TAG in one.get("annotations", {})}
-            kept |= {digest for digest, content in contents.items() if content.get("subject", {}).get("digest") in kept}
-            blobs = {blob["digest"] for digest in kept for blob in _blobs(contents[digest])}
-            index["manifests"] = [one for one in index["manifests"] if one["digest"] in kept]
-            _write(self._folder / "index.json", json.dumps(index, indent=2))
-            for path in (self._folder / "blobs/sha256").iterdir():
-                if f"sha256:{path.name}" not in kept | blobs and not path.name.startswith("."):
-                    path.unlink()
+            entries = self._index()
+            gone = {manifest.digest, *(one["digest"] for one in self.referrers(manifest.digest))}
+            if any(one["digest"] in gone and TAG in one.get("annotations", {}) for one in entries):
+                return
+            rest = [one for one in entries if one["digest"] not in gone]
+            unused = self._below(gone) - self._below(one["digest"] for one in rest)
+            self._write_index(rest)
+            for digest in unused:
+                self._path(digest).unlink(missing_ok=True)
+
+    def _below(self, digests: Iterable[str]) -> set[str]:
+        """Return manifests, and all that they lead to."""
+        found: set[str] = set()
+        for digest in digests:
+            manifest = self.manifest(digest)
+            content = manifest.content if manifest else {}
+            blobs = [*content.get("layers", []), *([content["config"]] if "config" in content else [])]
+            found |= {digest, *(blob["digest"] for blob in blobs)}
+            found |= self._below(one["digest"] for one in content.get("manifests", []))
+        return found
 
     def _path(self, digest: str) -> Path:
         if not DIGEST.fullmatch(digest):
@@ -156,6 +160,10 @@ class Layout:
             return []
         except (ValueError, LookupError, TypeError) as error:
             raise ImageError(f"{self._folder}/index.json is not that of an OCI layout: use another folder") from error
+
+    def _write_index(self, entries: list[dict[str, Any]]) -> None:
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
+        _write(self._folder / "index.json", json.dumps(index, indent=2))
 
     def _prepare(self, size: int) -> None:
         """Make what a layout has, remove what killed processes left, and refuse a disk that is too small."""
@@ -190,10 +198,6 @@ class Layout:
             yield
         except OSError as error:
             raise ImageError(f"{self.place}: {error.strerror}: {error.filename or ''}") from error
-
-
-def _blobs(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    return [*manifest.get("layers", []), *([manifest["config"]] if "config" in manifest else [])]
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,7 +4,8 @@ Source: https://github.com/opencontainers/image-spec/blob/main/manifest.md#guide
 """
 
 from images.errors import ImageError
-from images.store import LARGEST_DOCUMENT, MANIFEST, Manifest, Store, digest_of, dump, put, require
+from images.store import MANIFEST, Manifest, Store, digest_of, dump, put, require
+from images.store import document as content_of
 
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 TITLE = "org.opencontainers.image.title"
@@ -43,7 +44,7 @@ def attached(store: Store, subject: str, media_type: str, title: str) -> bytes |
     for one in store.referrers(subject):
         if one.get("artifactType") == media_type and one.get("annotations", {}).get(TITLE) == title:
             layers = require(store, one["digest"]).content["layers"]
-            if len(layers) != 1 or layers[0]["size"] > LARGEST_DOCUMENT:
+            if len(layers) != 1:
                 raise ImageError(f"{title} of {subject} in {store.place} is not one document: attach it again")
-            return b"".join(store.read(layers[0]["digest"]))
+            return content_of(store, layers[0]["digest"])
     return None

@@ -53,6 +53,7 @@ def build(target: Reference, base: str | None = None) -> None:
         Progress.say(f"{target} is built of the same inputs already")
         _attach(target, describe(target))
         return
+    old = target.store.manifest(target.tag)
     if not shutil.which("buildah"):
         raise ImageError("buildah is needed to build the runtime: install it (`scripts/packages buildah`)")
     with _Buildah() as buildah, tempfile.TemporaryDirectory(prefix="phi3-runtime-") as folder:
@@ -71,8 +72,8 @@ def build(target: Reference, base: str | None = None) -> None:
         document = describe(built)
         copy(built, target)
         _attach(target, document)
-    if isinstance(target.store, Layout):
-        target.store.prune()
+        if old and isinstance(target.store, Layout) and old != built.store.manifest(built.tag):
+            target.store.discard(old)
 
 
 def _attach(target: Reference, document: bytes) -> None:

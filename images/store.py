@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from images.errors import ImageError
+from images.progress import Progress
+from images.retry import retried
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -77,18 +79,27 @@ def put(store: Store, content: bytes) -> str:
     """Store a small blob where it is missing, and return its digest."""
     digest = digest_of(content)
     if store.size(digest) is None:
-        store.write(digest, len(content), lambda: iter([content]))
+        retried(lambda: store.write(digest, len(content), lambda: iter([content])), Progress.say)
     return digest
 
 
+def document(store: Store, digest: str) -> bytes:
+    """Return a small blob whole."""
+
+    def once() -> bytes:
+        body = b""
+        for piece in store.read(digest):
+            body += piece
+            if len(body) > LARGEST_DOCUMENT:
+                raise ImageError(f"{digest} in {store.place} is larger than a document may be")
+        return body
+
+    return retried(once, Progress.say)
+
+
 def get(store: Store, digest: str) -> dict[str, Any]:
-    """Return a document, such as an image's configuration."""
-    body = b""
-    for piece in store.read(digest):
-        body += piece
-        if len(body) > LARGEST_DOCUMENT:
-            raise ImageError(f"{digest} in {store.place} is larger than a document may be")
-    content: dict[str, Any] = json.loads(body)
+    """Return what is in a document, such as an image's configuration."""
+    content: dict[str, Any] = json.loads(document(store, digest))
     return content
 
 

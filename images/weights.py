@@ -35,7 +35,7 @@ def push(entry: Entry, source: Source, store: Store, connections: int = CONNECTI
         retried(once, progress.say)
 
     each(send, entry.layers, connections)
-    retried(lambda: _tag(entry, store), progress.say)
+    _tag(entry, store)
 
 
 def missing(entry: Entry, store: Store) -> list[str]:

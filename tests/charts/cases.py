@@ -73,6 +73,10 @@ FEATURES: dict[str, Case] = {
         "priorityClassName": "high",
         "runtimeClassName": "nvidia",
     },
+    "marked pods": {
+        "podAnnotations": {"sidecar.istio.io/inject": "true"},
+        "podLabels": {"team": "language", "app.kubernetes.io/component": "other"},
+    },
     "several servers": {"replicaCount": 3},
     "no servers": {"replicaCount": 0},
     "several servers without a budget": {"replicaCount": 3, "podDisruptionBudget": {"enabled": False}},

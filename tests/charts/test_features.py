@@ -67,7 +67,7 @@ def test_every_feature_goes_with_every_model(model: str, feature: str) -> None:
             # An upgrade cannot change these, so they depend on names alone.
             fixed = {f"app.kubernetes.io/{key}": value for key, value in labels.items()}
             assert manifest["spec"]["selector"] == {"matchLabels": fixed}
-            assert manifest["spec"]["template"]["metadata"]["labels"] == fixed
+            assert fixed.items() <= manifest["spec"]["template"]["metadata"]["labels"].items()
             assert (fixed == selected) == (component == "server")
 
 
@@ -207,6 +207,12 @@ def test_adapters_of_images_need_a_kubernetes_that_mounts_them(values: dict[str,
 )
 def test_an_adapter_s_volume_is_its_own(extra: dict[str, Any]) -> None:
     assert "that is taken" in failure({"adapters": {"law": {"claimName": "law"}}, **extra})
+
+
+def test_pods_are_marked_and_still_found() -> None:
+    template = one("Deployment", FEATURES["marked pods"])["spec"]["template"]["metadata"]
+    assert template["annotations"] == {"sidecar.istio.io/inject": "true"}
+    assert template["labels"] == one("Service", {})["spec"]["selector"] | {"team": "language"}
 
 
 def test_baked_images_say_themselves_where_their_weights_are() -> None:

@@ -16,7 +16,7 @@ from tests.charts.helm import CHART, defaults, failure, text
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 CHECK = jsonschema.Draft202012Validator(SCHEMA)
 # Maps whose keys are the user's own; what they may hold is still checked.
-FREE = re.compile(r"models|nodeSelector|.*\.(annotations|labels|limits|requests)")
+FREE = re.compile(r"models|nodeSelector|podAnnotations|podLabels|.*\.(annotations|labels|limits|requests)")
 Path = tuple[str | int, ...]
 
 

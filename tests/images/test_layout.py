@@ -9,7 +9,7 @@ import pytest
 from images.errors import ImageError
 from images.layout import Layout
 from images.referrers import attach, attached
-from images.store import digest_of, put
+from images.store import INDEX, Manifest, descriptor, digest_of, dump, put
 from tests.images.helpers import archive, runtime
 from tests.registry import ROOT
 
@@ -104,21 +104,29 @@ def test_a_digest_of_another_kind_is_refused(tmp_path: Path) -> None:
         Layout(tmp_path).size("sha512:../../etc")
 
 
-def test_what_no_tag_leads_to_is_pruned_and_all_else_stays(tmp_path: Path) -> None:
+def test_an_image_that_lost_its_tag_is_discarded_and_all_that_others_hold_stays(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")
-    old, other = runtime(layout, "1"), runtime(layout, "2")
+    base = archive({"opt/base": b"base"})
+    old = runtime(layout, "1", layers=[base, archive({"srv/old": b""})])
+    other = runtime(layout, "2", layers=[base, archive({"srv/other": b""})])
+    # As other tools write them: an image of several platforms, and one without a name.
+    nested = runtime(layout, "3", layers=[base, archive({"srv/nested": b""})])
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(nested)]}
+    layout.tag("3", Manifest(dump(index), INDEX))
+    unnamed = runtime(layout, "4", layers=[base, archive({"srv/unnamed": b""})])
+    layout.tag(unnamed.digest, unnamed)
     attach(layout, old, "text/plain", "old", b"old document")
-    new = runtime(layout, "1", layers=[archive({"opt/base": b"base"}), archive({"srv/new": b""})])
+    before = (tmp_path / "layout/index.json").read_bytes()
+    layout.discard(old)
+    assert (tmp_path / "layout/index.json").read_bytes() == before  # it has its tag yet
+    new = runtime(layout, "1", layers=[base, archive({"srv/new": b""})])
     attach(layout, new, "text/plain", "new", b"new document")
-    put(layout, b"left behind")
-    layout.prune()
-    assert layout.manifest(old.digest) is None
-    assert layout.size(digest_of(b"old document")) is None
-    assert layout.size(digest_of(b"left behind")) is None
+    runtime(layout, "4")
+    layout.discard(old)
+    layer = old.content["layers"][1]["digest"]
+    assert [layout.size(one) for one in (old.digest, layer, digest_of(b"old document"))] == [None] * 3
     assert attached(layout, new.digest, "text/plain", "new") == b"new document"
-    for manifest in (new, other):
+    for manifest in (new, other, nested, unnamed):
         for blob in [manifest.content["config"], *manifest.content["layers"]]:
             assert layout.size(blob["digest"]) == blob["size"]
-    before = (tmp_path / "layout/index.json").read_bytes()
-    layout.prune()
-    assert (tmp_path / "layout/index.json").read_bytes() == before
+    assert layout.manifest("3") == Manifest(dump(index), INDEX)

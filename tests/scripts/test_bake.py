@@ -84,23 +84,6 @@ def test_lock_writes_the_lock_and_checks_it(copy: Copy) -> None:
     assert copy.run("lock", "mini-4k", "medium-4k").returncode == 1
 
 
-def test_publish_names_images_by_owner_and_catalogue_and_says_what_ci_needs(copy: Copy, tmp_path: Path) -> None:
-    output = tmp_path / "output"
-    printed = copy.output(
-        "publish",
-        "mini-4k",
-        REGISTRY=copy.host,
-        OWNER="Somebody",
-        RUNTIME=f"{copy.host}/runtime:1",
-        GITHUB_OUTPUT=str(output),
-    )
-    assert output.read_text() == printed
-    found = dict(line.split("=", 1) for line in printed.splitlines())
-    assert found["repository"] == f"{copy.host}/somebody/phi-3-mini-4k-instruct"
-    assert found["image"] == f"{found['repository']}:{VERSION}"
-    assert reference.parse(f"{found['repository']}@{found['digest']}").store.manifest(found["digest"])
-
-
 @pytest.mark.parametrize("script", ["lock", "bake", "publish"])
 def test_without_arguments_they_say_how_to_use_them(script: str) -> None:
     command = [ROOT / "scripts" / script]
@@ -109,13 +92,3 @@ def test_without_arguments_they_say_how_to_use_them(script: str) -> None:
     assert done.stderr.startswith(f"scripts/{script}: usage: scripts/{script} ")
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
     assert shown.stdout.startswith(f"usage: scripts/{script} ")
-
-
-def test_publish_puts_the_chart_where_its_images_are(copy: Copy) -> None:
-    printed = copy.output("publish", "chart", REGISTRY=copy.host, OWNER="Somebody")
-    found = dict(line.split("=", 1) for line in printed.splitlines())
-    assert found["repository"] == f"{copy.host}/somebody/charts/phi3"
-    assert found["image"] == f"{found['repository']}:{VERSION}"
-    helm, address = str(ROOT / ".tools/bin/helm"), f"oci://{found['repository']}@{found['digest']}"
-    shown = subprocess.run([helm, "show", "chart", address, "--plain-http"], capture_output=True, text=True, check=True)
-    assert f"version: {VERSION}\n" in shown.stdout

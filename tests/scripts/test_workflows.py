@@ -70,6 +70,7 @@ def run(step: dict[str, Any], copy: Copy, **values: str) -> str:
         assert "${{" not in text, f"what does {text} stand for?"
         environment[name] = text.replace("ghcr.io", copy.host)
     environment |= {"REGISTRY": copy.host, "GITHUB_REF_NAME": f"v{VERSION}"}
+    environment["GITHUB_OUTPUT"] = str(copy.folder / "output")
     done = subprocess.run(
         ["bash", "-e", "-o", "pipefail", "-c", step["run"]],
         cwd=copy.folder,
@@ -101,21 +102,36 @@ def test_every_line_is_run_by_a_test_or_cannot_be() -> None:
     assert set(ELSEWHERE) <= {step["run"] for step in steps()}
 
 
-def test_a_model_is_published_and_its_bill_of_materials_read(copy: Copy) -> None:
+def outputs(copy: Copy, printed: str) -> dict[str, str]:
+    """What a step hands on, which is what it prints."""
+    written = (copy.folder / "output").read_text()
+    assert written == printed
+    (copy.folder / "output").unlink()
+    return dict(line.split("=", 1) for line in written.splitlines())
+
+
+def test_a_model_is_published_by_owner_and_catalogue_and_its_bill_of_materials_read(copy: Copy) -> None:
     runtime = reference.parse(f"{copy.host}/runtime:1")
     manifest = runtime.store.manifest("1")
     assert manifest
     values = {"needs.runtime.outputs.image": f"{copy.host}/runtime:1", "needs.runtime.outputs.digest": manifest.digest}
-    printed = run(the('scripts/publish "$MODEL"'), copy, **values)
-    outputs = {f"steps.build.outputs.{name}": value for name, value in (line.split("=") for line in printed.split())}
-    run(the('.venv/bin/python -m images bom "$IMAGE" bom'), copy, **outputs)
+    found = outputs(copy, run(the('scripts/publish "$MODEL"'), copy, **values))
+    assert found["repository"] == f"{copy.host}/somebody/phi-3-mini-4k-instruct"
+    assert found["image"] == f"{found['repository']}:{VERSION}"
+    assert reference.parse(found["image"]).store.manifest(found["digest"])
+    handed_on = {f"steps.build.outputs.{name}": value for name, value in found.items()}
+    run(the('.venv/bin/python -m images bom "$IMAGE" bom'), copy, **handed_on)
     assert {path.name for path in (copy.folder / "bom").iterdir()} == {"runtime.cdx.json", "weights.cdx.json"}
 
 
 def test_the_chart_is_published_at_the_version_of_its_tag(copy: Copy) -> None:
     (copy.folder / "CHANGELOG.md").write_text(f"## [{VERSION}]\n\n### Added\n\n- All.\n")
     assert run(the('scripts/version --tag "$GITHUB_REF_NAME"'), copy) == f"{VERSION}\n"
-    assert "digest=sha256:" in run(the("scripts/publish chart"), copy)
+    found = outputs(copy, run(the("scripts/publish chart"), copy))
+    assert found["repository"] == f"{copy.host}/somebody/charts/phi3"
+    helm, address = str(ROOT / ".tools/bin/helm"), f"oci://{found['repository']}@{found['digest']}"
+    shown = subprocess.run([helm, "show", "chart", address, "--plain-http"], capture_output=True, text=True, check=True)
+    assert f"version: {VERSION}\n" in shown.stdout
 
 
 def test_the_lock_is_completed_for_every_model(copy: Copy) -> None:
