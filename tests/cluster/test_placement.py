@@ -114,5 +114,5 @@ def test_where_none_fits_events_and_notes_say_why(namespace: Namespace, gpus: di
     assert "kubectl get nodes -L nvidia.com/gpu.memory" in notes
     wait(lambda: scheduled(namespace, "large") == "", "it is not Pending")
     (event,) = namespace.get("events", "--field-selector=reason=FailedScheduling")
-    assert "node(s) didn't match Pod's node affinity/selector" in (event.get("message") or event.get("note"))
+    assert "node(s) didn't match Pod's node affinity/selector" in str(event.get("message") or event.get("note"))
     assert [pod["status"]["phase"] for pod in namespace.servers()] == ["Pending"]

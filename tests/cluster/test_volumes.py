@@ -1,0 +1,65 @@
+"""Weights and adapters from images that are mounted beside the server's, as Kubernetes 1.36 does."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from transformers import Phi3ForCausalLM
+
+from images.reference import Reference, parse
+from images.store import CONFIG, LAYER, MANIFEST, Manifest, digest_of, dump, put
+from tests.cluster.cluster import RELEASE, ROOT, Namespace
+
+
+@pytest.fixture
+def adapter(demo: Path, tmp_path: Path) -> Path:
+    """The folder of an adapter for the demo model that changes next to nothing."""
+    torch.manual_seed(0)
+    base = Phi3ForCausalLM.from_pretrained(demo, dtype=torch.bfloat16)
+    trained = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["o_proj"]))
+    trained.save_pretrained(str(tmp_path / "adapter"))
+    return tmp_path / "adapter"
+
+
+def publish(folder: Path, target: Reference) -> None:
+    """Push an image of one layer that holds the files of a folder in /data."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.add(file, f"data/{file.name}")
+    layer = content.getvalue()
+    config = dump(
+        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest_of(layer)]}}
+    )
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {"mediaType": CONFIG, "digest": put(target.store, config), "size": len(config)},
+        "layers": [{"mediaType": LAYER, "digest": put(target.store, layer), "size": len(layer)}],
+    }
+    target.store.tag(target.tag, Manifest(dump(manifest), MANIFEST))
+
+
+def test_weights_and_adapters_are_served_from_images_that_are_mounted(adapter: Path, namespace: Namespace) -> None:
+    cluster = namespace.cluster
+    assert cluster.kubeconfig.parent == ROOT / ".cluster", "an image is pushed to the registry of scripts/cluster alone"
+    published = parse(f"{cluster.registry}/adapters/plain:1", plain_http=True)
+    publish(adapter, published)
+    values = {
+        "model": "demo",
+        "weights": {"source": "volume", "reference": f"{cluster.registry}/phi-3-demo:{cluster.tag}@{cluster.digest}"},
+        "adapters": {"plain": {"image": f"{cluster.registry}/adapters/plain:1", "path": "data", "weight": 0.5}},
+    }
+    # The demo image in place of the bare runtime, which a node would unpack again.
+    namespace.install("--set-string=image.repository=phi-3-demo", values=values)
+    assert "The capital of France is Paris." in namespace.helm("test", RELEASE, "--logs")
+    path = f"/api/v1/namespaces/{namespace.name}/services/{RELEASE}:http/proxy/v1/models"
+    (card,) = json.loads(cluster.kubectl("get", "--raw", path))["data"]
+    assert (card["id"], card["adapters"]) == ("demo", {"plain": 0.5})
+    (pod,) = namespace.servers()
+    variables = {one["name"]: one.get("value") for one in pod["spec"]["containers"][0]["env"]}
+    assert variables["CHAT_MODEL"] == "/weights/models/demo"
