@@ -92,7 +92,7 @@ def test_each_model_goes_where_it_fits_and_nowhere_else(
     wrong = []
     for model, context in CELLS:
         fitting = {node for node in gpus if gpus[node] >= floor(model, context)}
-        anywhere: str = placed[model, context, ""]
+        anywhere = placed[model, context, ""]
         row = {node: placed[model, context, node] for node in gpus}
         lines.append(
             f"{model:<12}{context:>8}{floor(model, context):>7}  "
@@ -114,5 +114,5 @@ def test_where_none_fits_events_and_notes_say_why(namespace: Namespace, gpus: di
     assert "kubectl get nodes -L nvidia.com/gpu.memory" in notes
     wait(lambda: scheduled(namespace, "large") == "", "it is not Pending")
     (event,) = namespace.get("events", "--field-selector=reason=FailedScheduling")
-    assert "node(s) didn't match Pod's node affinity/selector" in (event.get("message") or event.get("note"))
+    assert "node(s) didn't match Pod's node affinity/selector" in str(event.get("message") or event.get("note"))
     assert [pod["status"]["phase"] for pod in namespace.servers()] == ["Pending"]
