@@ -92,7 +92,7 @@ def test_each_model_goes_where_it_fits_and_nowhere_else(
     wrong = []
     for model, context in CELLS:
         fitting = {node for node in gpus if gpus[node] >= floor(model, context)}
-        anywhere: str = placed[model, context, ""]
+        anywhere = placed[model, context, ""]
         row = {node: placed[model, context, node] for node in gpus}
         lines.append(
             f"{model:<12}{context:>8}{floor(model, context):>7}  "

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from images.reference import parse
+from images.runtime import copy
 from images.store import require
-from tests.cluster.cluster import ROOT, Namespace
+from tests.cluster.cluster import CHART, RELEASE, ROOT, Namespace
 from tests.cluster.release import release
 
 GPU: dict[str, Any] = {
@@ -97,3 +98,32 @@ def test_a_release_of_the_server_pulls_and_unpacks_no_weights(
     # The new layer, and what a container or two write on top.
     assert len(unpacked) <= 4
     assert sum(unpacked.values()) < top["size"] + 1_000_000
+
+
+def test_weights_come_from_an_image_that_is_mounted(namespace: Namespace) -> None:
+    cluster = namespace.cluster
+    # The server's image alone, as `python -m images runtime` makes it, from layers that the registry has.
+    runtime = parse(f"oci:{ROOT}/.images/runtime")
+    whole = parse(f"{cluster.registry}/phi-3-demo:{cluster.tag}", plain_http=True)
+    bare = parse(f"{cluster.registry}/phi-3-runtime:{cluster.tag}", plain_http=True)
+    manifest = require(runtime.store, runtime.tag)
+    for layer in manifest.content["layers"]:
+        assert bare.store.borrow(layer["digest"], layer["size"], whole.store)
+    copy(runtime, bare)
+
+    namespace.helm(
+        *("install", RELEASE, CHART, "--wait", "--timeout=300s"),
+        values={
+            "model": "demo",
+            "image": {"registry": cluster.registry, "tag": cluster.tag, "digest": manifest.digest},
+            "weights": {"source": "volume", "reference": str(whole)},
+            "nodeSelector": {"kubernetes.io/hostname": real_node(namespace)},
+        },
+    )
+    (pod,) = namespace.servers()
+    assert pod["spec"]["volumes"][-1]["image"]["reference"] == str(whole)
+    listed = namespace.kubectl(
+        "exec", pod["metadata"]["name"], "--", "ls", "/weights/models/demo", "/models", check=False
+    )
+    assert "model.safetensors" in listed
+    assert "The capital of France is Paris." in namespace.helm("test", RELEASE, "--logs")
