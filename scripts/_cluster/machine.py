@@ -45,15 +45,15 @@ def up(count: int) -> None:
             return
         _end()
         STATE.mkdir()
-        check.check_kernel(STATE)
         begin = time.monotonic()
         try:
+            check.check_kernel(STATE)
             _configure(count)
             _connect(processes.start(count, INSIDE_LOG))
             processes.wait(lambda: READY.exists() or _failed(), f"it has not started:\n{_said()}", START_SECONDS)
             _join(count)
         except SystemExit as error:
-            failure = f"{error}\n{_said()}" if _failed() else error
+            failure = f"{error}\n{_said()}" if _said() and _failed() else error
             _end()
             sys.exit(str(failure))
         UP.write_text(str(count))
@@ -161,6 +161,9 @@ def _join(count: int) -> None:
         kubectl("patch", "node", name, "--subresource=status", "--type=merge", f"--patch={json.dumps(patch)}")
     kubectl("apply", "--server-side", "-f", "-", given=nodes.played())
     processes.wait(lambda: _ready() or _failed(), "not every node is ready", START_SECONDS)
+    # Without it no pod is admitted.
+    account = ("get", "serviceaccount", "default", "--ignore-not-found")
+    processes.wait(lambda: bool(kubectl(*account)) or _failed(), "there is no service account", START_SECONDS)
     if _failed():
         sys.exit("scripts/cluster: it did not start:")
 

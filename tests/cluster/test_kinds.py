@@ -61,7 +61,8 @@ def test_the_metric_that_scales_is_there(namespace: Namespace) -> None:
     namespace.install(values={"model": "demo"})
     (pod,) = namespace.servers()
     name = pod["metadata"]["name"]
-    metrics = namespace.kubectl("get", "--raw", f"/api/v1/namespaces/{namespace.name}/pods/{name}:5000/proxy/metrics")
+    read = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:5000/metrics').read().decode())"
+    metrics = namespace.kubectl("exec", name, "--", "python3", "-c", read)
     assert re.search(rf"^{WAITING}(\{{.*\}})? 0\.0$", metrics, re.MULTILINE)
 
     (scaled,) = (one for one in render({"model": "demo"} | KEDA, release=RELEASE) if one["kind"] == "ScaledObject")
