@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 from app.schema import GenerateKwargs
 from tests.server import Server, running
 
-REQUESTS = 100
+REQUESTS = 60
 # For each operation, so that all of them together get more than 5,000.
 MANY_REQUESTS = 840
 TIMEOUT_SECONDS = 60

@@ -52,17 +52,16 @@ def logits(model: Any) -> torch.Tensor:
     return scores
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    "settings",
+    ("dtype", "settings"),
     [
-        {},
-        {"use_rslora": True},
-        {"target_modules": "all-linear"},
-        {"target_modules": r".*layers\.1\.mlp\..*_proj"},
-        {"rank_pattern": {"o_proj": 2}, "alpha_pattern": {"o_proj": 16}},
-        {"layers_to_transform": [1]},
-        {"target_modules": ["embed_tokens", "lm_head"]},
+        (torch.float32, {}),
+        (torch.bfloat16, {}),
+        (torch.bfloat16, {"target_modules": "all-linear", "use_rslora": True}),
+        (torch.float32, {"target_modules": r".*layers\.1\.mlp\..*_proj"}),
+        (torch.bfloat16, {"rank_pattern": {"o_proj": 2}, "alpha_pattern": {"o_proj": 16}}),
+        (torch.float32, {"layers_to_transform": [1]}),
+        (torch.bfloat16, {"target_modules": ["embed_tokens", "lm_head"]}),
     ],
 )
 def test_one_adapter_gives_the_bits_of_pefts_own_merge(
