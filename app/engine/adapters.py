@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,8 +123,15 @@ def _config(folder: Path) -> "peft.LoraConfig":
     """Read what an adapter says of itself; raises LoadError for what is not served."""
     import peft
 
-    if not (folder / WEIGHTS).is_file():
-        raise LoadError(f"The adapter {folder} has no {WEIGHTS}: other formats, such as pickle, are not read.")
+    try:
+        # PEFT saves files that their owner alone may read, and then says that there are none.
+        (folder / WEIGHTS).open("rb").close()
+    except FileNotFoundError:
+        raise LoadError(
+            f"The adapter {folder} has no {WEIGHTS}: other formats, such as pickle, are not read."
+        ) from None
+    except OSError as error:
+        raise LoadError(f"{folder / WEIGHTS} cannot be read by user {os.geteuid()}: {error.strerror}.") from None
     try:
         asked = json.loads((folder / CONFIG).read_text())
         kind = asked.get("peft_type")

@@ -30,7 +30,10 @@ def publish(folder: Path, target: Reference) -> None:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
         for file in sorted(folder.iterdir()):
-            archive.add(file, f"data/{file.name}")
+            entry = archive.gettarinfo(file, f"data/{file.name}")
+            entry.mode = 0o644  # PEFT lets the owner alone read them
+            with file.open("rb") as opened:
+                archive.addfile(entry, opened)
     layer = content.getvalue()
     config = dump(
         {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest_of(layer)]}}

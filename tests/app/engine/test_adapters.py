@@ -135,6 +135,14 @@ def test_pickled_weights_are_never_read(adapter: Write) -> None:
         find(folder.parent, {})
 
 
+def test_weights_that_cannot_be_read_are_named_with_the_reason(adapter: Write) -> None:
+    folder = adapter("french")
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.safetensors").mkdir()
+    with pytest.raises(LoadError, match=r"adapter_model\.safetensors cannot be read by user \d+: Is a directory"):
+        find(folder.parent, {})
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
