@@ -16,7 +16,13 @@ def objects(namespace: Namespace) -> set[str]:
     return {f"{one['kind']}/{one['metadata']['name']}" for one in found} - KEPT_BY_KUBERNETES
 
 
-@pytest.mark.parametrize("file", sorted(path.name for path in CHART.glob("ci/*-values.yaml")))
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(path.name, marks=() if path.name == "keys-values.yaml" else pytest.mark.slow)
+        for path in sorted(CHART.glob("ci/*-values.yaml"))
+    ],
+)
 def test_a_release_is_installed_asked_upgraded_rolled_back_and_leaves_nothing(file: str, namespace: Namespace) -> None:
     values = CHART / "ci" / file
     namespace.install(f"--values={values}")

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from tests.cluster.cluster import RELEASE, Namespace, wait
 
 
+@pytest.mark.slow
 def test_keys_of_a_secret_are_asked_for_and_can_be_changed_without_a_restart(namespace: Namespace) -> None:
     def keys(*lines: str) -> dict[str, object]:
         content = {"api-keys": "\n".join(lines)}

@@ -86,6 +86,7 @@ def test_a_stuck_engine_is_restarted_and_answers_again(
     assert any("Liveness probe failed: HTTP probe failed with statuscode: 503" in reason for reason in reasons)
 
 
+@pytest.mark.slow
 def test_a_busy_engine_is_left_alone(namespace: Namespace) -> None:
     namespace.install(values={"model": "demo"})
     answers = ask(namespace, 16, BUSY_SECONDS, 8000)

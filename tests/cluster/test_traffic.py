@@ -83,6 +83,7 @@ def test_rollouts_deletions_and_drains_fail_no_request(
     assert not failed, kinds
 
 
+@pytest.mark.slow
 def test_a_killed_server_costs_its_own_requests_alone_and_is_back(
     namespace: Namespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
