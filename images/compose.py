@@ -11,13 +11,12 @@ from images.describe import describe, oci_layers
 from images.errors import ImageError
 from images.layer import FOLDER
 from images.lock import Entry
-from images.parallel import Stop, each
 from images.progress import Progress
 from images.reference import Reference
 from images.referrers import attach
-from images.retry import retried
-from images.store import CONFIG, MANIFEST, Manifest, Store, dump, get, put, require
-from images.weights import CONNECTIONS, annotations, descriptors, history, missing
+from images.store import CONFIG, MANIFEST, Manifest, dump, get, put, require
+from images.transfer import transfer
+from images.weights import annotations, descriptors, history, missing
 
 
 def compose(entry: Entry, runtime: Reference, target: Reference) -> Manifest:
@@ -38,7 +37,7 @@ def compose(entry: Entry, runtime: Reference, target: Reference) -> Manifest:
     document = describe(runtime)
     layers = oci_layers(source)
     progress = Progress(entry.model, "copied")
-    each(lambda layer, stop: _take(layer, runtime.store, target.store, progress, stop), layers, CONNECTIONS)
+    transfer(layers, runtime.store, target.store, progress)
     body = dump(_config(entry, config))
     digest = put(target.store, body)
     composed = {
@@ -62,18 +61,6 @@ def compose(entry: Entry, runtime: Reference, target: Reference) -> Manifest:
     attach(target.store, manifest, bom.MEDIA_TYPE, bom.RUNTIME, document, runtime.store)
     attach(target.store, manifest, bom.MEDIA_TYPE, bom.WEIGHTS, bom.of_weights(entry))
     return manifest
-
-
-def _take(layer: dict[str, Any], source: Store, target: Store, progress: Progress, stop: Stop) -> None:
-    """Bring a layer of the runtime into the target's store where it is missing."""
-    digest, size = layer["digest"], layer["size"]
-
-    def copy() -> None:
-        if target.size(digest) != size and not target.borrow(digest, size, source):
-            with progress.part(digest[:19], size) as add:
-                target.write(digest, size, lambda: stop.through(source.read(digest), add))
-
-    retried(copy, progress.say)
 
 
 def _config(entry: Entry, runtime: dict[str, Any]) -> dict[str, Any]:

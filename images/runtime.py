@@ -14,13 +14,11 @@ from images import ROOT, VERSION, bom
 from images.describe import describe
 from images.errors import ImageError
 from images.layout import Layout
-from images.parallel import Stop, each
 from images.progress import Progress
 from images.reference import Reference
 from images.referrers import attach
-from images.retry import retried
-from images.store import MANIFEST, Manifest, Store, get, require
-from images.weights import CONNECTIONS
+from images.store import MANIFEST, Manifest, get, require
+from images.transfer import transfer
 
 EPOCH = "315532800"
 """1 January 1980, the time of all files: a constant, so that a layer that has not changed keeps its digest."""
@@ -109,20 +107,8 @@ def copy(source: Reference, target: Reference) -> None:
     """Copy an image, its layers where they are missing."""
     manifest = require(source.store, source.tag)
     blobs = [manifest.content["config"], *manifest.content["layers"]]
-    progress = Progress("runtime", "copied")
-    each(lambda blob, stop: _copy(blob, source.store, target.store, progress, stop), blobs, CONNECTIONS)
+    transfer(blobs, source.store, target.store, Progress("runtime", "copied"))
     target.store.tag(target.tag, manifest)
-
-
-def _copy(blob: dict[str, Any], source: Store, target: Store, progress: Progress, stop: Stop) -> None:
-    digest, size = blob["digest"], blob["size"]
-
-    def once() -> None:
-        if target.size(digest) != size and not target.borrow(digest, size, source):
-            with progress.part(digest[:19], size) as add:
-                target.write(digest, size, lambda: stop.through(source.read(digest), add))
-
-    retried(once, progress.say)
 
 
 class _Buildah:
