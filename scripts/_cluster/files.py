@@ -3,7 +3,7 @@
 import json
 
 from _cluster.pause import NAME as PAUSE
-from _cluster.place import API_SERVICE, CONTROL_IP, INSIDE, NAME, PODS, REGISTRY, node_ip, node_name
+from _cluster.place import ADMIN, API_SERVICE, CONTROL_IP, INSIDE, NAME, PODS, REGISTRY, node_ip, node_name
 
 CONTROL = f"https://{CONTROL_IP}:6443"
 
@@ -24,7 +24,7 @@ def names() -> str:
     """Return the configuration of CoreDNS, which knows the cluster's names and nobody else's."""
     return (
         f".:53 {{\n  bind {CONTROL_IP}\n"
-        f"  kubernetes cluster.local in-addr.arpa {{\n    kubeconfig {INSIDE}/admin.kubeconfig\n  }}\n  cache 5\n}}\n"
+        f"  kubernetes cluster.local in-addr.arpa {{\n    kubeconfig {ADMIN}\n  }}\n  cache 5\n}}\n"
     )
 
 
@@ -34,7 +34,7 @@ def proxy() -> str:
         "kubeproxy.config.k8s.io/v1alpha1",
         "KubeProxyConfiguration",
         mode="iptables",
-        clientConnection={"kubeconfig": f"{INSIDE}/admin.kubeconfig"},
+        clientConnection={"kubeconfig": ADMIN},
         clusterCIDR=PODS,
         # The machine's limits are not ours to change.
         conntrack={"maxPerCore": 0, "min": 0},

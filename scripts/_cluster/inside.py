@@ -16,10 +16,9 @@ from pathlib import Path
 from _work import ROOT
 
 from _cluster import pause
-from _cluster.place import BIN, BLOBS, CONTROL_IP, INSIDE, READY, SERVICES, STATE, node_ip, node_name
+from _cluster.place import ADMIN, BIN, BLOBS, CONTROL_IP, INSIDE, READY, SERVICES, STATE, node_ip, node_name
 
 LOGS = Path(INSIDE) / "log"
-ADMIN = f"{INSIDE}/admin.kubeconfig"
 PKI = f"{INSIDE}/pki"
 ETCD = "http://127.0.0.1:2379"
 PATH = f"/run/bin:{os.defpath}:/usr/sbin:/sbin"

@@ -12,6 +12,7 @@ from _work import ROOT, alone, say
 
 from _cluster import check, files, nodes, pki, processes
 from _cluster.place import (
+    ADMIN,
     BIN,
     BLOBS,
     CLUSTER_IP,
@@ -49,9 +50,10 @@ def up(count: int) -> None:
         try:
             check.check_kernel(STATE)
             _configure(count)
-            _connect(processes.start(count, INSIDE_LOG))
+            pid = processes.start(count, INSIDE_LOG)
+            _connect(pid)
             processes.wait(lambda: READY.exists() or _failed(), f"it has not started:\n{_said()}", START_SECONDS)
-            _join(count)
+            _join(pid, count)
         except SystemExit as error:
             failure = f"{error}\n{_said()}" if _said() and _failed() else error
             _end()
@@ -73,19 +75,6 @@ def environment() -> dict[str, str]:
     if not UP.exists() or processes.first() is None:
         sys.exit("scripts/cluster: there is no cluster; `scripts/cluster up` starts one")
     return {"KUBECONFIG": str(KUBECONFIG), "REGISTRY": REGISTRY, "PATH": f"{BIN}:{os.environ['PATH']}"}
-
-
-def kubectl(*arguments: str, given: object = None) -> str:
-    """Run kubectl with an object on its standard input, and return its output."""
-    done = subprocess.run(
-        [BIN / "kubectl", "--kubeconfig", KUBECONFIG, *arguments],
-        input=json.dumps(given) if given is not None else None,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode != 0:
-        sys.exit(f"scripts/cluster: `kubectl {' '.join(arguments)}` failed: {done.stderr.strip()}")
-    return done.stdout
 
 
 def _healthy(count: int) -> bool:
@@ -152,26 +141,39 @@ def _connect(pid: int) -> None:
     _run(*processes.enter(pid, "ip", "link", "set", "wire", "up"))
 
 
-def _join(count: int) -> None:
+def _join(pid: int, count: int) -> None:
     """Wait for the real nodes, give them a GPU, and add those that kwok plays."""
     for name, patch in nodes.patches(count).items():
-        processes.wait(lambda: bool(kubectl("get", "node", name, "--ignore-not-found")), f"{name} does not join")  # noqa: B023
+        processes.wait(lambda: bool(_kubectl(pid, "get", "node", name, "--ignore-not-found")), f"{name} does not join")  # noqa: B023
         pairs = [f"{key}={value}" for key, value in nodes.labels(nodes.REAL).items()]
-        kubectl("label", "node", name, "--overwrite", *pairs)
-        kubectl("patch", "node", name, "--subresource=status", "--type=merge", f"--patch={json.dumps(patch)}")
-    kubectl("apply", "--server-side", "-f", "-", given=nodes.played())
-    processes.wait(lambda: _ready() or _failed(), "not every node is ready", START_SECONDS)
+        _kubectl(pid, "label", "node", name, "--overwrite", *pairs)
+        _kubectl(pid, "patch", "node", name, "--subresource=status", "--type=merge", f"--patch={json.dumps(patch)}")
+    _kubectl(pid, "apply", "--server-side", "-f", "-", given=nodes.played())
+    processes.wait(lambda: _ready(pid) or _failed(), "not every node is ready", START_SECONDS)
     # Without it no pod is admitted.
     account = ("get", "serviceaccount", "default", "--ignore-not-found")
-    processes.wait(lambda: bool(kubectl(*account)) or _failed(), "there is no service account", START_SECONDS)
+    processes.wait(lambda: bool(_kubectl(pid, *account)) or _failed(), "there is no service account", START_SECONDS)
     if _failed():
         sys.exit("scripts/cluster: it did not start:")
 
 
-def _ready() -> bool:
+def _kubectl(pid: int, *arguments: str, given: object = None) -> str:
+    """Run kubectl inside, where it ends with the cluster, with an object on its standard input; return its output."""
+    done = subprocess.run(
+        processes.enter(pid, "/run/bin/kubectl", "--kubeconfig", ADMIN, *arguments),
+        input=json.dumps(given) if given is not None else None,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        sys.exit(f"scripts/cluster: `kubectl {' '.join(arguments)}` failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _ready(pid: int) -> bool:
     """Tell whether every node is."""
     template = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\\n"}{end}'
-    return set(kubectl("get", "nodes", f"--output=jsonpath={template}").split("\n")) == {"True", ""}
+    return set(_kubectl(pid, "get", "nodes", f"--output=jsonpath={template}").split("\n")) == {"True", ""}
 
 
 def _failed() -> bool:

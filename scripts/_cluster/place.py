@@ -25,6 +25,7 @@ SERVER = f"https://{CLUSTER_IP}:6443"
 
 # Inside, everything has the same place in every cluster.
 INSIDE = "/run/cluster"
+ADMIN = f"{INSIDE}/admin.kubeconfig"
 CONTROL_IP = "10.245.0.1"
 SERVICES = "10.96.0.0/16"
 API_SERVICE = "10.96.0.1"
