@@ -77,8 +77,9 @@ def examine(pieces: Iterator[bytes], media_type: str, digest: str) -> Contents:
         with tarfile.open(fileobj=io.BufferedReader(stream, BLOCK), mode="r|", bufsize=SMALL_BLOCK) as archive:
             for entry in archive:
                 archive.members = []  # type: ignore[attr-defined] # else all would be kept
-                hidden = hidden or (entry.name if _hides(entry.name) else "")
-                path = "/".join(_parts(entry.name))
+                parts = [part for part in entry.name.split("/") if part not in ("", ".")]
+                hidden = hidden or (entry.name if _hides(parts) else "")
+                path = "/".join(parts)
                 folder, _, name = path.rpartition("/")
                 if name == OPAQUE:
                     removed.append(folder)
@@ -95,12 +96,7 @@ def examine(pieces: Iterator[bytes], media_type: str, digest: str) -> Contents:
     return Contents(stream.digest(), hidden, kept, tuple(removed))
 
 
-def _parts(name: str) -> list[str]:
-    return [part for part in name.split("/") if part not in ("", ".")]
-
-
-def _hides(name: str) -> bool:
-    parts = _parts(name)
+def _hides(parts: list[str]) -> bool:
     return bool(parts) and (parts[0] in (FOLDER, f"{WHITEOUT}{FOLDER}", OPAQUE))
 
 
