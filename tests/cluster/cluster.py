@@ -28,6 +28,11 @@ class Cluster:
     tag: str
     digest: str
 
+    @property
+    def image(self) -> str:
+        """The demo image by its tag."""
+        return f"{self.registry}/phi-3-demo:{self.tag}"
+
     def kubectl(self, *arguments: str, given: object = None, check: bool = True) -> str:
         """Run kubectl with objects on its standard input, and return its output."""
         done = subprocess.run(
@@ -77,6 +82,10 @@ class Namespace:
     def kubectl(self, *arguments: str, given: object = None, check: bool = True) -> str:
         """Run kubectl here."""
         return self.cluster.kubectl("--namespace", self.name, *arguments, given=given, check=check)
+
+    def apply(self, *objects: Manifest) -> None:
+        """Create objects here, or change them."""
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=listed(objects))
 
     def get(self, *arguments: str) -> list[Manifest]:
         """Return objects by kind, or by kind and name."""

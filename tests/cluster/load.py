@@ -54,7 +54,7 @@ def traffic(namespace: Namespace, node: str = "") -> Iterator[Traffic]:
             "containers": [
                 {
                     "name": POD,
-                    "image": f"{cluster.registry}/phi-3-demo:{cluster.tag}@{cluster.digest}",
+                    "image": f"{cluster.image}@{cluster.digest}",
                     "command": ["python3", "-c", script, f"http://{RELEASE}", str(RATE)],
                     "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
@@ -63,7 +63,7 @@ def traffic(namespace: Namespace, node: str = "") -> Iterator[Traffic]:
         },
     }
     namespace.kubectl("delete", "pod", POD, "--ignore-not-found")
-    cluster.kubectl("--namespace", namespace.name, "apply", "--filename=-", given=pod)
+    namespace.apply(pod)
     namespace.kubectl("wait", "--for=condition=Ready", f"pod/{POD}", "--timeout=120s")
     sent = Traffic(namespace)
     sent.more(20)

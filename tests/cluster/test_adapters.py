@@ -1,8 +1,6 @@
 """LoRA adapters from images that are mounted beside the server's, as Kubernetes 1.36 does."""
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import peft
@@ -10,9 +8,10 @@ import pytest
 import torch
 from transformers import Phi3ForCausalLM
 
-from images.reference import Reference, parse
-from images.store import CONFIG, LAYER, MANIFEST, Manifest, digest_of, dump, put
+from images.reference import parse
 from tests.cluster.cluster import RELEASE, ROOT, Namespace
+from tests.images.helpers import archive
+from tests.images.helpers import runtime as publish
 
 
 @pytest.fixture
@@ -25,33 +24,14 @@ def adapter(demo: Path, tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
-def publish(folder: Path, target: Reference) -> None:
-    """Push an image of one layer that holds the files of a folder in /data."""
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as archive:
-        for file in sorted(folder.iterdir()):
-            entry = archive.gettarinfo(file, f"data/{file.name}")
-            entry.mode = 0o644  # PEFT lets the owner alone read them
-            with file.open("rb") as opened:
-                archive.addfile(entry, opened)
-    layer = content.getvalue()
-    config = dump(
-        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest_of(layer)]}}
-    )
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": {"mediaType": CONFIG, "digest": put(target.store, config), "size": len(config)},
-        "layers": [{"mediaType": LAYER, "digest": put(target.store, layer), "size": len(layer)}],
-    }
-    target.store.tag(target.tag, Manifest(dump(manifest), MANIFEST))
-
-
 def test_an_adapter_comes_from_an_image_and_is_merged(adapter: Path, namespace: Namespace) -> None:
     cluster = namespace.cluster
     assert cluster.kubeconfig.parent == ROOT / ".cluster", "an image is pushed to the registry of scripts/cluster alone"
     image = f"{cluster.registry}/adapters/plain:1"
-    publish(adapter, parse(image, plain_http=True))
+    target = parse(image, plain_http=True)
+    # Readable by all, where PEFT lets the owner alone read them.
+    files = {f"data/{file.name}": file.read_bytes() for file in adapter.iterdir()}
+    publish(target.store, target.tag, layers=[archive(files)])
     namespace.install(values={"model": "demo", "adapters": {"plain": {"image": image, "path": "data", "weight": 0.5}}})
     path = f"/api/v1/namespaces/{namespace.name}/services/{RELEASE}:http/proxy/v1/models"
     (card,) = json.loads(cluster.kubectl("get", "--raw", path))["data"]

@@ -23,14 +23,14 @@ def test_keys_of_a_secret_are_asked_for_and_can_be_changed_without_a_restart(nam
         )
         return int(namespace.kubectl("exec", f"deployment/{RELEASE}", "--", "python3", "-c", code))
 
-    namespace.kubectl("apply", "--server-side", "-f", "-", given=keys("first-key"))
+    namespace.apply(keys("first-key"))
     namespace.install(values={"model": "demo", "auth": {"existingSecret": "keys"}})
     assert (status("first-key"), status("second-key")) == (200, 401)
     (before,) = namespace.servers()
-    namespace.kubectl("apply", "--server-side", "-f", "-", given=keys("first-key", "second-key"))
+    namespace.apply(keys("first-key", "second-key"))
     # The kubelet writes a changed Secret into the pod within its sync period, a minute and more.
     wait(lambda: status("second-key") == 200, "the new key is not known", 180)
-    namespace.kubectl("apply", "--server-side", "-f", "-", given=keys("second-key"))
+    namespace.apply(keys("second-key"))
     wait(lambda: status("first-key") == 401, "the old key is still known", 180)
     (after,) = namespace.servers()
     assert json.dumps(before["status"]["containerStatuses"]) == json.dumps(after["status"]["containerStatuses"])

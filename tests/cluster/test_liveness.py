@@ -56,7 +56,7 @@ def stuck_engine(namespace: Namespace) -> dict[str, Any]:
         "metadata": {"name": "stuck"},
         "data": {"batched.py": source.replace(STEP, STEP + FAULT)},
     }
-    namespace.kubectl("apply", "--filename=-", given=content)
+    namespace.apply(content)
     return {
         "model": "demo",
         "extraEnv": [{"name": "CHAT_STALL_SECONDS", "value": str(STALL_SECONDS)}],

@@ -72,8 +72,8 @@ def test_a_release_of_the_server_pulls_and_unpacks_no_weights(
     values = {"model": "demo", "nodeSelector": {"kubernetes.io/hostname": node}}
     namespace.install(values=values)
 
-    old = parse(f"{cluster.registry}/phi-3-demo:{cluster.tag}", plain_http=True)
-    new = parse(f"{cluster.registry}/phi-3-demo:{cluster.tag}-next", plain_http=True)
+    old = parse(cluster.image, plain_http=True)
+    new = parse(f"{cluster.image}-next", plain_http=True)
     release(old, new, {"app/released": str(time.time()).encode()})
     before, layers = snapshots(node), require(old.store, old.tag).content["layers"]
     next_manifest = require(new.store, new.tag)
@@ -104,7 +104,7 @@ def test_weights_come_from_an_image_that_is_mounted(namespace: Namespace) -> Non
     cluster = namespace.cluster
     # The server's image alone, as `python -m images runtime` makes it, from layers that the registry has.
     runtime = parse(f"oci:{ROOT}/.images/runtime")
-    whole = parse(f"{cluster.registry}/phi-3-demo:{cluster.tag}", plain_http=True)
+    whole = parse(cluster.image, plain_http=True)
     bare = parse(f"{cluster.registry}/phi-3-runtime:{cluster.tag}", plain_http=True)
     manifest = require(runtime.store, runtime.tag)
     for layer in manifest.content["layers"]:
