@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, Phi3ForCausalLM
@@ -21,12 +20,12 @@ from app.engine.load import load
 from app.engine.request import Generation, GenerationRequest, Token
 from app.schema import GenerateKwargs
 from app.settings import Dtype, Settings
-from scripts.benchmarks.machine import about
+from scripts.benchmarks.machine import MODEL, about
 from scripts.benchmarks.page import put
+from scripts.benchmarks.progress import say
 
 # Lengths and moments, not secrets.
 # ruff: noqa: S311
-MODEL = Path(__file__).parents[2] / ".models/demo"
 AT_ONCE = 32
 LEAVING = 8
 COMPANY = 15
@@ -48,11 +47,6 @@ class Asked:
             else GenerateKwargs(seed=self.seed, top_k=40, temperature=0.9)
         )
         return GenerationRequest("", self.prompt, len(self.prompt) + self.new_tokens, 0, (), 0, kwargs)
-
-
-def say(text: str) -> None:
-    """Tell how far it is."""
-    print(f"scripts/bench exact: {text}", file=sys.stderr, flush=True)
 
 
 def spread(chance: random.Random, least: int, most: int) -> int:

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import psutil
 
+MODEL = Path(__file__).resolve().parents[2] / ".models/demo"
+"""The weights that are served."""
+
 
 def about(name: str, packages: Sequence[str] = ("torch", "transformers")) -> str:
     """Say what the benchmark `name`, which is about to begin, runs on, when, with what, and by which command."""

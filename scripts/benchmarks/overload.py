@@ -7,26 +7,20 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 
-from scripts.benchmarks.machine import about
-from scripts.benchmarks.page import put
-from tests.server import Server
+from scripts.benchmarks.machine import MODEL, about
+from scripts.benchmarks.page import put, table
+from scripts.benchmarks.progress import say
+from tests.server import running
 
-MODEL = Path(__file__).parents[2] / ".models/demo"
 TAKEN = 16
 CLIENTS = 200
 TOKENS = 64
 ROUNDS = 6
 HEALTH_SECONDS = 0.05
 WITHIN = 2.0
-
-
-def say(text: str) -> None:
-    """Tell how far it is."""
-    print(f"scripts/bench overload: {text}", file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -95,9 +89,7 @@ def main() -> None:
     """Measure those that are let in with and without the others, and write it down."""
     argparse.ArgumentParser("scripts/bench overload", description=__doc__).parse_args()
     where = about("overload")
-    server = Server(MODEL, "--max-context", "512", "--max-concurrency", str(TAKEN), "--max-queue", "0")
-    try:
-        server.wait_until_ready()
+    with running(MODEL, "--max-context", "512", "--max-concurrency", str(TAKEN), "--max-queue", "0") as server:
         say("first answers")
         run(server.url, TAKEN, 1)
         say(f"{TAKEN} clients alone")
@@ -109,8 +101,6 @@ def main() -> None:
         crowd = run(server.url, CLIENTS, 1)
         stop.set()
         watch.join()
-    finally:
-        server.stop()
     near = [told for told, true in crowd.waits if true / WITHIN <= told <= true * WITHIN + 1]
     statuses = ", ".join(f"{count} x {status}" for status, count in sorted(crowd.statuses.items()))
     rows = {
@@ -127,9 +117,8 @@ def main() -> None:
         "`/livez` meanwhile, p50 and p99": f"{statistics.median(lives) * 1000:.1f} ms, "
         f"{statistics.quantiles(lives, n=100)[98] * 1000:.1f} ms",
     }
-    table = "\n".join(["| what | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
-    put("overload", f"{where}\n\n{table}")
-    print(table)
+    put("overload", f"{where}\n\n{table(rows)}")
+    print(table(rows))
     if set(crowd.statuses) - {200, 429} or set(alone.statuses) != {200}:
         sys.exit("scripts/bench overload: there were answers other than 200 and 429, see above")
 

@@ -1,5 +1,6 @@
 """The page that benchmarks write their results into."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/benchmarks.md"
@@ -18,3 +19,8 @@ def put(name: str, section: str) -> None:
         page += f"\n## {name.capitalize()}\n\n{begin}{end}"
     before, rest = page.split(begin)
     PAGE.write_text(f"{before}{begin}{section}\n{end}{rest.split(end)[1]}")
+
+
+def table(rows: Mapping[str, str]) -> str:
+    """Return a table of values by what they are."""
+    return "\n".join(["| what | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])

@@ -18,8 +18,9 @@ from typing import Any
 import httpx
 import psutil
 
+from scripts.benchmarks.machine import MODEL
+
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = ROOT / ".models/demo"
 START_SECONDS = 300
 STOP_SECONDS = 10
 

@@ -3,18 +3,16 @@
 import argparse
 import concurrent.futures
 import statistics
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-from scripts.benchmarks.machine import about
+from scripts.benchmarks.machine import MODEL, about
 from scripts.benchmarks.page import put
-from tests.server import Server
+from scripts.benchmarks.progress import say
+from tests.server import running
 
-MODEL = Path(__file__).parents[2] / ".models/demo"
 TOKENS = 128
 CLIENTS = (1, 16)
 # No answer is complete before it has all its tokens.
@@ -64,24 +62,20 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="of each, of which the median counts (default 5)")
     runs = parser.parse_args().runs
     where = about("schema", ("torch", "transformers", "llguidance"))
-    server = Server(MODEL, "--max-context", "512")
-    lines = ["| answers | clients | tokens/s | ms more a token and client |", "|---|--:|--:|--:|"]
-    try:
-        server.wait_until_ready()
+    lines = ["| answers | clients | tokens/s | ms more for each token |", "|---|--:|--:|--:|"]
+    with running(MODEL, "--max-context", "512") as server:
         for clients in CLIENTS:
             found: dict[str, list[float]] = {name: [] for name in FORMS}
             for run in range(runs + 1):
                 for name, form in FORMS.items():
                     figure = rate(server.http, clients, form)
-                    print(f"scripts/bench schema: {clients} clients, {name}: {figure:.1f}/s", file=sys.stderr)
+                    say(f"{clients} clients, {name}: {figure:.1f} tokens/s")
                     if run:  # the first is to warm up
                         found[name].append(figure)
             free = statistics.median(found["free text"])
             for name, figures in found.items():
                 middle = statistics.median(figures)
                 lines.append(f"| {name} | {clients} | {middle:.1f} | {1000 / middle - 1000 / free:.2f} |")
-    finally:
-        server.stop()
     table = "\n".join(lines)
     put("schema", f"{where}\n\n{TOKENS} tokens an answer.\n\n{table}")
     print(table)

@@ -21,6 +21,7 @@ from scripts.benchmarks.load import Load, load
 from scripts.benchmarks.machine import about
 from scripts.benchmarks.page import PAGE, put
 from scripts.benchmarks.peers import PEERS, ROOT, PeerError, running
+from scripts.benchmarks.progress import say
 
 PLOT = ROOT / "docs/benchmarks/serving.svg"
 WARM_UP_TOKENS = 8
@@ -74,11 +75,6 @@ class Failure:
     peer: str
     dtype: str
     reason: str
-
-
-def say(line: str) -> None:
-    """Print a line of progress."""
-    print(f"scripts/bench: {line}", file=sys.stderr, flush=True)
 
 
 def quantiles(values: list[float | None]) -> list[float] | None:

@@ -6,27 +6,21 @@ import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
-from scripts.benchmarks.machine import about
-from scripts.benchmarks.page import put
-from tests.server import Server
+from scripts.benchmarks.machine import MODEL, about
+from scripts.benchmarks.page import put, table
+from scripts.benchmarks.progress import say
+from tests.server import Server, running
 
 # Choices of requests, not secrets.
 # ruff: noqa: S311
-MODEL = Path(__file__).parents[2] / ".models/demo"
 CLIENTS = 20
 FIRST_SECONDS = 60
 STORY = "Once upon a time, in a small village, there lived a miller who had three sons. "
-
-
-def say(text: str) -> None:
-    """Tell how far it is."""
-    print(f"scripts/bench soak: {text}", file=sys.stderr, flush=True)
 
 
 def body(chance: random.Random) -> tuple[dict[str, Any], int]:
@@ -95,9 +89,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=600, help="how long (default 600)")
     where = about("soak")
     seconds = parser.parse_args().seconds
-    server = Server(MODEL, "--max-context", "2048", "--max-queue", "64")
-    try:
-        server.wait_until_ready()
+    with running(MODEL, "--max-context", "2048", "--max-queue", "64") as server:
         started = time.monotonic()
         load = Load(server.url)
         memory: list[tuple[float, int]] = []
@@ -111,8 +103,6 @@ def main() -> None:
         first = max(size for at, size in memory if at <= min(FIRST_SECONDS, seconds / 2))
         last = memory[-1][1]
         busy, used = server.metric("vllm:num_requests_running"), server.metric("vllm:kv_cache_usage_perc")
-    finally:
-        server.stop()
     outcomes = ", ".join(f"{count} x {outcome}" for outcome, count in sorted(load.outcomes.items()))
     rows = {
         "seconds, clients": f"{seconds}, {CLIENTS}",
@@ -123,8 +113,7 @@ def main() -> None:
         "requests running afterwards": f"{busy:.0f}",
         "share of the cache in use afterwards": f"{used:g}",
     }
-    table = "\n".join(["| what | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
-    put("soak", f"{where}\n\n{table}")
+    put("soak", f"{where}\n\n{table(rows)}")
     for line in load.unexpected[:10]:
         say(line)
     if load.unexpected or busy or used:
