@@ -1,6 +1,5 @@
 """The way into the engine: a bound on what is let in, and the choice of a lane."""
 
-import math
 import threading
 from typing import Protocol
 
@@ -75,11 +74,10 @@ class Engine:
         generation = Generation(request, lane, on_end=self._ended)
         with self._lock:
             if full := self._full(request):
-                raise QueueFullError(
-                    f"{full}: try again later.", max(1, math.ceil(self._forecast.promise(self._let_in())))
-                )
+                raise QueueFullError(f"{full}: try again later.", self._forecast.promise(self._let_in()))
             if not self.lanes[lane].alive:
                 raise failure()
+            self._forecast.admitted()
             self._generations[generation] = None
             self.lanes[lane].submit(generation)
         return generation

@@ -1,9 +1,9 @@
 """Foretells when a refused request would find a place: from what those let in ask for, and the measured pace."""
 
 import heapq
+import math
 import statistics
 import time
-from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +17,8 @@ from app.engine.request import Generation
 NEWEST = 0.1
 # Refused requests that are told a time of their own; those beyond are told the last one's.
 PROMISES = 512
+# A refused request may come back so long after it was told to, before its place is given to another.
+GRACE_SECONDS = 5.0
 
 
 class Forecast:
@@ -35,7 +37,13 @@ class Forecast:
         self._pace = {"batched": seconds_per_step, "reference": seconds_per_step}
         # Answers mostly end before the limit that the request sets.
         self._share = 1.0
-        self._promises: deque[float] = deque()
+        # When each was told to come back, in the order in which they are to find a place.
+        self._promises: list[float] = []
+
+    def admitted(self) -> None:
+        """Take a request that is let in for the first that was told to come back by now."""
+        if (place := self._due(time.monotonic())) is not None:
+            del self._promises[place]
 
     def ended(self, generation: Generation) -> None:
         """Learn from a request that has ended."""
@@ -48,15 +56,20 @@ class Forecast:
             share = generation.tokens / _sequences(generation) / generation.request.max_new_tokens
             self._share += NEWEST * (share - self._share)
 
-    def promise(self, let_in: Sequence[Generation]) -> float:
-        """Return the seconds until there is a place for one more, beside those that were promised one before.
+    def promise(self, let_in: Sequence[Generation]) -> int:
+        """Return the whole seconds, at least 1, until there is a place for one more, beside those promised one before.
+
+        One that comes when another was told to come back is taken for that one: it finds no place since the forecast
+        was wrong, and is promised the next.
 
         Args:
             let_in: the requests that run or wait, in order of arrival.
         """
         now = time.monotonic()
-        while self._promises and self._promises[0] <= now:
-            self._promises.popleft()
+        self._promises = [due for due in self._promises if due > now - GRACE_SECONDS]
+        place = self._due(now)
+        if place is None:
+            place = len(self._promises)
         lengths = [each.request.max_length for each in let_in if each.lane == "batched"]
         fit = int(self._cache_tokens / statistics.mean(lengths)) if lengths else self._concurrency
         free = {"batched": [0.0] * max(1, min(self._concurrency, fit)), "reference": [0.0]}
@@ -70,10 +83,14 @@ class Forecast:
             works.append(pace * steps)
             ends.append(max(_take(free[generation.lane], work) for _ in range(_sequences(generation))))
         ends += [_take(free["batched"], statistics.mean(works or [0.0]), due - now) for due in self._promises]
-        seconds = sorted(ends)[min(len(self._promises), len(ends) - 1)] if ends else 0.0
-        if len(self._promises) < PROMISES:
-            self._promises.append(now + seconds)
+        seconds = max(1, math.ceil(sorted(ends)[min(place, len(ends) - 1)])) if ends else 1
+        if place < PROMISES:
+            self._promises[place : place + 1] = [now + seconds]
         return seconds
+
+    def _due(self, now: float) -> int | None:
+        """Which of the promises is the first that is due."""
+        return next((place for place, due in enumerate(self._promises) if due <= now), None)
 
 
 def _take(slots: list[float], work: float, arrival: float = 0.0) -> float:

@@ -8,12 +8,12 @@ import pytest
 
 from app.engine.cache import KeyValueCache
 from app.engine.decoder import Decoder
-from app.engine.forecast import PROMISES, Forecast, seconds_per_step
+from app.engine.forecast import GRACE_SECONDS, PROMISES, Forecast, seconds_per_step
 from app.engine.load import load
 from app.engine.request import Generation
 from tests.app.engine.requests import request
 
-STEP = 0.1
+STEP = 10.0
 
 
 @pytest.fixture
@@ -35,42 +35,72 @@ def promises(forecast: Forecast, running: list[Generation], count: int) -> list[
 
 def test_each_refused_request_is_told_of_a_place_of_its_own(forecast: Forecast) -> None:
     running = [let_in(10), let_in(20), let_in(30), let_in(40)]
-    # Those that come back take the place of those that have ended, with the average of the work: 2.5 seconds.
-    assert promises(forecast, running, 6) == [1, 2, 3, 3.5, 4, 4.5]
+    # Those that come back take the place of those that have ended, with the average of the work: 250 seconds.
+    assert promises(forecast, running, 6) == [100, 200, 300, 350, 400, 450]
 
 
 def test_those_that_wait_come_first(forecast: Forecast) -> None:
-    assert promises(forecast, [let_in(10) for _ in range(8)], 9) == [1] * 4 + [2] * 4 + [3]
+    assert promises(forecast, [let_in(10) for _ in range(8)], 9) == [100] * 4 + [200] * 4 + [300]
 
 
 def test_what_has_been_generated_needs_no_more_time(forecast: Forecast) -> None:
-    assert promises(forecast, [let_in(100, done=90)], 1) == [1]
+    assert promises(forecast, [let_in(100, done=90)], 1) == [100]
 
 
 def test_a_promise_that_is_due_is_given_no_more(forecast: Forecast, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
     running = [let_in(10) for _ in range(4)]
-    assert promises(forecast, running, 5) == [1, 1, 1, 1, 2]
-    monkeypatch.setattr(time, "monotonic", lambda: now + 1.5)
-    assert promises(forecast, running, 4) == [1, 1, 1, 2]
+    assert promises(forecast, running, 5) == [100, 100, 100, 100, 200]
+    monkeypatch.setattr(time, "monotonic", lambda: now + 105 + GRACE_SECONDS)
+    assert promises(forecast, running, 4) == [100, 100, 100, 200]
+
+
+def test_those_that_come_when_they_were_told_to_are_promised_the_next_places(
+    forecast: Forecast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    running = [let_in(10) for _ in range(4)]
+    assert promises(forecast, running, 6) == [100] * 4 + [200] * 2
+    # Half of the work has been done when all of it should have been.
+    late = [let_in(10, done=5) for _ in range(4)]
+    monkeypatch.setattr(time, "monotonic", lambda: now + 101)
+    assert promises(forecast, late, 4) == [50] * 4
+    # Another that comes now is none of them.
+    assert promises(forecast, late, 1) == [150]
+
+
+def test_one_that_finds_its_place_leaves_the_next_to_those_behind_it(
+    forecast: Forecast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    running = [let_in(10) for _ in range(4)]
+    assert promises(forecast, running, 2) == [100, 100]
+    forecast.admitted()  # a new one, that nothing was promised to
+    monkeypatch.setattr(time, "monotonic", lambda: now + 101)
+    forecast.admitted()
+    assert promises(forecast, running, 1) == [100]
+    forecast.admitted()
+    assert promises(forecast, running, 2) == [100, 100]
 
 
 def test_several_sequences_take_several_places_and_end_together(forecast: Forecast) -> None:
     several = let_in(10, do_sample=True, num_return_sequences=4)
-    assert promises(forecast, [several, let_in(20)], 2) == [1, 2.5]
+    assert promises(forecast, [several, let_in(20)], 2) == [100, 250]
 
 
 def test_less_runs_at_once_where_the_cache_is_small(forecast: Forecast) -> None:
-    assert promises(forecast, [let_in(4999) for _ in range(4)], 3) == [499.9, 499.9, 999.8]
+    assert promises(forecast, [let_in(4999) for _ in range(4)], 3) == [49990, 49990, 99980]
 
 
 def test_beams_wait_for_beams_alone(forecast: Forecast) -> None:
     beams = [let_in(10, lane="reference", num_beams=2) for _ in range(3)]
-    assert promises(forecast, [*beams, let_in(50)], 4) == [1, 2, 3, 3]
+    assert promises(forecast, [*beams, let_in(50)], 4) == [100, 200, 300, 300]
 
 
 def test_long_prompts_take_their_time(forecast: Forecast) -> None:
-    assert promises(forecast, [let_in(10, prompt=2560)], 1) == [2]
+    assert promises(forecast, [let_in(10, prompt=2560)], 1) == [200]
 
 
 def test_it_learns_how_long_answers_and_steps_really_are(forecast: Forecast) -> None:
@@ -86,12 +116,12 @@ def test_a_lone_requests_pace_is_not_taken_for_a_full_lanes(forecast: Forecast) 
         quick = let_in(10, done=10)
         quick.started = time.monotonic() - 10 * STEP / 5
         forecast.ended(quick)
-    assert promises(forecast, [let_in(10)], 1) == [1]
+    assert promises(forecast, [let_in(10)], 1) == [100]
 
 
 def test_of_what_never_began_nothing_is_learnt(forecast: Forecast) -> None:
     forecast.ended(let_in(10))
-    assert promises(forecast, [let_in(10)], 1) == [1]
+    assert promises(forecast, [let_in(10)], 1) == [100]
 
 
 def test_of_a_cancelled_request_only_the_pace_is_learnt(forecast: Forecast) -> None:
@@ -99,7 +129,7 @@ def test_of_a_cancelled_request_only_the_pace_is_learnt(forecast: Forecast) -> N
     left.started = time.monotonic() - 10 * STEP
     left.cancel()
     forecast.ended(left)
-    assert promises(forecast, [let_in(10)], 1) == [1]
+    assert promises(forecast, [let_in(10)], 1) == [100]
 
 
 def test_promises_have_an_end(forecast: Forecast) -> None:
@@ -109,8 +139,8 @@ def test_promises_have_an_end(forecast: Forecast) -> None:
 
 
 def test_where_nothing_is_wanted_any_more_a_place_is_free_at_once(forecast: Forecast) -> None:
-    assert forecast.promise([]) == 0
-    assert forecast.promise([]) == 0
+    assert forecast.promise([]) == 1
+    assert forecast.promise([]) == 1
 
 
 def test_a_step_is_measured_with_as_many_sequences_as_there_is_room_for(tiny_model: Path) -> None:
