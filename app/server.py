@@ -4,12 +4,13 @@ import contextlib
 import os
 import socket
 import struct
+import time
 from typing import Any
 
 from flask import Flask
 from gunicorn import glogging, util
 from gunicorn.app.base import BaseApplication
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from app import logs
 from app.access import Keys
@@ -22,6 +23,9 @@ from app.settings import Settings
 LAST_WORDS_SECONDS = 5
 # Seconds that a client may be silent in the middle of a request.
 RECEIVE_SECONDS = 15
+# Seconds that an idle connection is kept: longer than proxies keep theirs (60 with nginx and AWS), since one that both
+# use and close at the same moment fails a request.
+KEEP_ALIVE_SECONDS = 75
 # Threads beyond the requests that admission lets in, so that health checks and refusals always find one.
 SPARE_THREADS = 16
 
@@ -42,7 +46,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def handle(self, conn: Any) -> Any:
         """Serve a request; a client that stops in the middle of one gives its thread back."""
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", RECEIVE_SECONDS, 0))
-        kept = super().handle(conn)
+        # One that says nothing after it was opened is not kept: those could use up what is accepted.
+        kept = super().handle(conn) and conn.initialized
         if not kept:
             # gunicorn would wait for the client's end in its main thread, where it holds everyone up.
             with contextlib.suppress(OSError):
@@ -53,6 +58,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: Any) -> None:
         """On SIGTERM go on listening, so that new requests are told to go elsewhere, until those let in have ended."""
         stop = super().handle_exit
+        # So that clients with open connections find another server.
+        self.cfg.set("keepalive", 0)
+        self._cap_keepalive(time.monotonic() + STOP_KEEPALIVE_LINGER)
         self.runtime.drain(lambda: stop(sig, frame))
 
 
@@ -75,6 +83,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_class": "app.server.Worker",
             "threads": threads,
             "worker_connections": 2 * threads,
+            "keepalive": KEEP_ALIVE_SECONDS,
             "graceful_timeout": settings.drain_seconds + LAST_WORDS_SECONDS,
             "control_socket_disable": True,
             "logger_class": "app.server.Logger",

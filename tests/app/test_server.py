@@ -1,6 +1,8 @@
 """gunicorn as configured: under load, when clients leave, when told to stop."""
 
 import concurrent.futures
+import contextlib
+import http.client
 import json
 import os
 import signal
@@ -93,12 +95,30 @@ def test_a_server_told_to_stop_finishes_what_runs_and_refuses_the_rest(busy: Ser
         refused = kept.get("/readyz")
         assert refused.status_code == 503
         assert "Retry-After" in refused.headers
+        # The next request of this client finds another server.
+        assert refused.headers["Connection"] == "close"
         refused = httpx.get(f"{busy.url}/readyz")
         assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
         answer = running.result()
         assert answer.status_code == 200
         assert answer.json()["Details"][0]["completion_tokens"] == 60
         assert stopped.result() == 0
+
+
+def test_connections_are_kept_longer_than_a_client_thinks_and_silent_ones_are_not(tiny_server: Server) -> None:
+    address = httpx.URL(tiny_server.url)
+    with (
+        contextlib.closing(http.client.HTTPConnection(address.host, address.port)) as kept,
+        socket.create_connection((address.host, address.port), timeout=15) as silent,
+    ):
+        for _ in range(2):
+            kept.request("GET", "/livez")
+            response = kept.getresponse()
+            assert (response.status, response.read() != b"", response.will_close) == (200, True, False)
+            connection = kept.sock
+            time.sleep(3)
+        assert kept.sock is connection
+        assert silent.recv(1) == b""
 
 
 def stream(server: Server, tokens: int) -> str:
