@@ -1,14 +1,17 @@
 """Sends a server far more clients than it takes, and writes to docs/benchmarks.md how each of them fared."""
 
 import argparse
+import itertools
 import statistics
 import sys
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
+import psutil
 
 from scripts.benchmarks.machine import MODEL, about
 from scripts.benchmarks.page import put, table
@@ -18,7 +21,7 @@ from tests.server import running
 TAKEN = 16
 CLIENTS = 200
 TOKENS = 64
-ROUNDS = 6
+ROUNDS = 3
 HEALTH_SECONDS = 0.05
 WITHIN = 2.0
 
@@ -80,20 +83,28 @@ def health(url: str, stop: threading.Event, seconds: list[float]) -> None:
             seconds.append(time.perf_counter() - asked)
 
 
-def p95(values: list[float]) -> float:
-    """The 95th percentile."""
-    return statistics.quantiles(values, n=100)[94]
+def middle_and_most(found: Found) -> str:
+    """The median and the 95th percentile of what answers took."""
+    return f"{statistics.median(found.served):.2f}, {statistics.quantiles(found.served, n=100)[94]:.2f}"
+
+
+def shares(times: list[Any]) -> list[float]:
+    """How much of all cores' time was stolen by the host between one moment and the next."""
+    spans = itertools.pairwise(times)
+    return [(end.steal - begin.steal) / (sum(end[:8]) - sum(begin[:8])) for begin, end in spans]
 
 
 def main() -> None:
-    """Measure those that are let in with and without the others, and write it down."""
+    """Measure those that are let in with, and before and after without the others, and write it down."""
     argparse.ArgumentParser("scripts/bench overload", description=__doc__).parse_args()
     where = about("overload")
     with running(MODEL, "--max-context", "512", "--max-concurrency", str(TAKEN), "--max-queue", "0") as server:
         say("first answers")
         run(server.url, TAKEN, 1)
         say(f"{TAKEN} clients alone")
+        taken = [psutil.cpu_times()]
         alone = run(server.url, TAKEN, ROUNDS)
+        taken.append(psutil.cpu_times())
         say(f"{CLIENTS} clients")
         stop, lives = threading.Event(), list[float]()
         watch = threading.Thread(target=health, args=(server.url, stop, lives))
@@ -101,6 +112,10 @@ def main() -> None:
         crowd = run(server.url, CLIENTS, 1)
         stop.set()
         watch.join()
+        taken.append(psutil.cpu_times())
+        say(f"{TAKEN} clients alone again")
+        after = run(server.url, TAKEN, ROUNDS)
+        taken.append(psutil.cpu_times())
     near = [told for told, true in crowd.waits if true / WITHIN <= told <= true * WITHIN + 1]
     statuses = ", ".join(f"{count} x {status}" for status, count in sorted(crowd.statuses.items()))
     rows = {
@@ -111,15 +126,18 @@ def main() -> None:
         f"{statistics.median(true for _, true in crowd.waits):.1f} s",
         "what it said, and how long it was: at most": f"{max(told for told, _ in crowd.waits)} s, "
         f"{max(true for _, true in crowd.waits):.1f} s",
-        f"seconds an answer of {TOKENS} tokens takes, p50 and p95": f"{statistics.median(crowd.served):.2f}, "
-        f"{p95(crowd.served):.2f}",
-        f"the same with {TAKEN} clients alone": f"{statistics.median(alone.served):.2f}, {p95(alone.served):.2f}",
+        f"seconds an answer of {TOKENS} tokens takes, p50 and p95": middle_and_most(crowd),
+        f"the same with {TAKEN} clients alone, before": middle_and_most(alone),
+        f"the same with {TAKEN} clients alone, after": middle_and_most(after),
+        "share of the cores that other machines on the same host took: before, with all, after": ", ".join(
+            f"{share:.0%}" for share in shares(taken)
+        ),
         "`/livez` meanwhile, p50 and p99": f"{statistics.median(lives) * 1000:.1f} ms, "
         f"{statistics.quantiles(lives, n=100)[98] * 1000:.1f} ms",
     }
     put("overload", f"{where}\n\n{table(rows)}")
     print(table(rows))
-    if set(crowd.statuses) - {200, 429} or set(alone.statuses) != {200}:
+    if set(crowd.statuses) - {200, 429} or set(alone.statuses + after.statuses) != {200}:
         sys.exit("scripts/bench overload: there were answers other than 200 and 429, see above")
 
 
