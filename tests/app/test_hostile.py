@@ -128,6 +128,7 @@ def test_hostile_requests_are_refused_or_answered_and_leave_nothing_behind(serve
     assert server.metric("vllm:num_requests_running") == 0
 
 
+@pytest.mark.slow
 def test_bodies_that_never_come_hold_nobody_up_for_long(server: Server) -> None:
     address = urlsplit(server.url)
     with contextlib.ExitStack() as open_ones:

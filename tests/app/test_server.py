@@ -147,6 +147,7 @@ def test_streams_beyond_the_time_to_drain_end_with_an_error(tiny_model: Path) ->
         assert text.rstrip().rsplit("\n\n", 1)[1].startswith('event: error\ndata: {"detail": "The server stopped')
 
 
+@pytest.mark.slow
 def test_clients_that_leave_after_the_first_token_leave_nothing_behind(tiny_model: Path) -> None:
     with running(tiny_model, "--max-queue", "100") as server:
         before = server.metric("vllm:generation_tokens_total")
@@ -169,6 +170,7 @@ def test_clients_that_leave_after_the_first_token_leave_nothing_behind(tiny_mode
         assert server.metric("vllm:generation_tokens_total") - before < 100 * 8000
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced(tiny_model: Path) -> None:
     with running(tiny_model) as server:
         (worker,) = (line["event"] for line in server.log() if "Booting worker" in line["event"])

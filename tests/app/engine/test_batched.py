@@ -111,7 +111,9 @@ def longrope() -> Lane:
     return Lane(LONGROPE, concurrency=32)
 
 
-@pytest.mark.parametrize("config", [{"original_max_position_embeddings": 512}, WINDOW, LONGROPE])
+@pytest.mark.parametrize(
+    "config", [{"original_max_position_embeddings": 512}, pytest.param(WINDOW, marks=pytest.mark.slow), LONGROPE]
+)
 def test_64_mixed_requests_are_token_for_token_what_one_row_generate_gives(config: dict[str, Any]) -> None:
     lane = Lane(config, concurrency=32)
     sizes = [(1 + 5 * n % 150, 4 + 13 * n % 60) for n in range(64)]

@@ -51,10 +51,12 @@ def test_the_embeddings_were_fitted_by_the_program_as_it_stands(record: dict[str
     assert len(record["losses"]) == STEPS
 
 
+@pytest.mark.slow
 def test_the_first_steps_are_those_recorded(fitted: Fit, beginning: list[list[Sample]], record: dict[str, Any]) -> None:
     assert list(fitted.descend(fitted.start(), beginning)) == pytest.approx(record["losses"][:REPLAYED], rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_embeddings_are_where_the_last_steps_led(
     fitted: Fit, beginning: list[list[Sample]], tags: torch.Tensor, record: dict[str, Any]
 ) -> None:
