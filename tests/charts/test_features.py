@@ -67,7 +67,8 @@ def test_every_feature_goes_with_every_model(model: str, feature: str) -> None:
             # An upgrade cannot change these, so they depend on names alone.
             fixed = {f"app.kubernetes.io/{key}": value for key, value in labels.items()}
             assert manifest["spec"]["selector"] == {"matchLabels": fixed}
-            assert fixed.items() <= manifest["spec"]["template"]["metadata"]["labels"].items()
+            marks = values.get("podLabels", {}) if component == "server" else {}
+            assert manifest["spec"]["template"]["metadata"]["labels"] == marks | fixed
             assert (fixed == selected) == (component == "server")
 
 
