@@ -1,10 +1,18 @@
 """What the tests of the page share."""
 
+import json
 from collections.abc import Callable
+from typing import Any
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Route, expect
 
 OpenPage = Callable[..., Page]
+
+CAPITAL = "What is the capital of France?"
+ANSWER = "The capital of France is Paris."
+LONG = "Write a long story about a lighthouse, with many chapters."
+SURE = {"temperature": 0}
+COMPLETIONS = "**/v1/chat/completions"
 
 # All that Markdown has.
 RICH = """\
@@ -52,3 +60,51 @@ HOSTILE = """\
 
 <style>* { display: none }</style><base href="https://evil.example/"><meta http-equiv="refresh" content="0;url=https://evil.example">
 """
+
+
+def events(text: str) -> str:
+    """The stream of an answer, in pieces of a few characters."""
+    pieces = [text[start : start + 5] for start in range(0, len(text), 5)]
+    chunks: list[Any] = [{"choices": [{"delta": {"content": piece}, "finish_reason": None}]} for piece in pieces]
+    chunks.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    chunks.append({"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 80, "total_tokens": 100}})
+    return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+
+
+def answer_with(page: Page, text: str) -> None:
+    """Have requests answered by `text`."""
+    page.route(COMPLETIONS, lambda route: route.fulfill(content_type="text/event-stream", body=events(text)))
+
+
+def refuse(page: Page, status: int, message: str, retry_after: int | None = None) -> None:
+    """Have the next request refused."""
+    headers = {"Retry-After": str(retry_after)} if retry_after else {}
+    body = json.dumps({"error": {"message": message}})
+
+    def respond(route: Route) -> None:
+        route.fulfill(status=status, headers=headers, content_type="application/json", body=body)
+
+    page.route(COMPLETIONS, respond, times=1)
+
+
+def configure(page: Page, **values: Any) -> None:
+    """Set settings as the dialog does."""
+    page.evaluate("values => localStorage.setItem('phi3.settings', JSON.stringify(values))", values)
+
+
+def say(page: Page, text: str) -> None:
+    page.get_by_label("Your message").fill(text)
+    page.keyboard.press("Enter")
+
+
+def answers(page: Page) -> Any:
+    return page.locator(".assistant .content")
+
+
+def wait_for_text(page: Page) -> None:
+    """Until an answer has begun."""
+    expect(answers(page).last).to_contain_text("e")
+
+
+def wait_until_idle(page: Page) -> None:
+    expect(page.get_by_role("button", name="Stop")).to_be_hidden()
