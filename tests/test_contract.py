@@ -1,6 +1,5 @@
 """docs/contract.md holds what the code has, and names tests that exist."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -64,8 +63,8 @@ def test_it_holds_every_error() -> None:
 def test_each_row_names_a_test_that_exists(row: list[str]) -> None:
     file, name = row[4].split("::")
     function, _, case = name.rstrip("]").partition("[")
-    tree = ast.parse((ROOT / "tests/app" / file).read_text())
-    assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    # Not by ast: Python 3.11 fails where another thread, which prints a traceback, parses at the same moment.
+    assert function in re.findall(r"^ *def (\w+)\(", (ROOT / "tests/app" / file).read_text(), re.MULTILINE)
     if case:
         assert case in EFFECTS
 
