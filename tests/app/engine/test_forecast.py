@@ -1,6 +1,7 @@
 """When a refused request would find a place."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ STEP = 10.0
 @pytest.fixture
 def forecast() -> Forecast:
     return Forecast(concurrency=4, cache_tokens=10_000, seconds_per_step=STEP)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Stops the clock, and then sets it to so many seconds after."""
+    stopped = time.monotonic()
+
+    def after(seconds: float) -> None:
+        monkeypatch.setattr(time, "monotonic", lambda: stopped + seconds)
+
+    after(0)
+    return after
 
 
 def let_in(tokens: int, done: int = 0, lane: str = "batched", prompt: int = 1, **kwargs: Any) -> Generation:
@@ -47,38 +60,33 @@ def test_what_has_been_generated_needs_no_more_time(forecast: Forecast) -> None:
     assert promises(forecast, [let_in(100, done=90)], 1) == [100]
 
 
-def test_a_promise_that_is_due_is_given_no_more(forecast: Forecast, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.monotonic()
+def test_a_promise_that_is_due_is_given_no_more(forecast: Forecast, clock: Callable[[float], None]) -> None:
     running = [let_in(10) for _ in range(4)]
     assert promises(forecast, running, 5) == [100, 100, 100, 100, 200]
-    monkeypatch.setattr(time, "monotonic", lambda: now + 105 + GRACE_SECONDS)
+    clock(105 + GRACE_SECONDS)
     assert promises(forecast, running, 4) == [100, 100, 100, 200]
 
 
 def test_those_that_come_when_they_were_told_to_are_promised_the_next_places(
-    forecast: Forecast, monkeypatch: pytest.MonkeyPatch
+    forecast: Forecast, clock: Callable[[float], None]
 ) -> None:
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now)
     running = [let_in(10) for _ in range(4)]
     assert promises(forecast, running, 6) == [100] * 4 + [200] * 2
     # Half of the work has been done when all of it should have been.
     late = [let_in(10, done=5) for _ in range(4)]
-    monkeypatch.setattr(time, "monotonic", lambda: now + 101)
+    clock(101)
     assert promises(forecast, late, 4) == [50] * 4
     # Another that comes now is none of them.
     assert promises(forecast, late, 1) == [150]
 
 
 def test_one_that_finds_its_place_leaves_the_next_to_those_behind_it(
-    forecast: Forecast, monkeypatch: pytest.MonkeyPatch
+    forecast: Forecast, clock: Callable[[float], None]
 ) -> None:
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now)
     running = [let_in(10) for _ in range(4)]
     assert promises(forecast, running, 2) == [100, 100]
     forecast.admitted()  # a new one, that nothing was promised to
-    monkeypatch.setattr(time, "monotonic", lambda: now + 101)
+    clock(101)
     forecast.admitted()
     assert promises(forecast, running, 1) == [100]
     forecast.admitted()
