@@ -58,15 +58,16 @@ class Tree:
         done = subprocess.run([self.root / ".venv/bin/python", "-c", code], capture_output=True, text=True)
         return done.stdout.strip()
 
-    def pin(self, use: str, package: str, version: str, files: int = 0) -> None:
-        """Make a package and let a use ask for exactly it."""
+    def pin(self, use: str, package: str, version: str, files: int = 0, needs: str = "") -> None:
+        """Make a package, which may need another one, and let a use ask for exactly it."""
         wheel = self.wheels / f"{package}-{version}-py3-none-any.whl"
         about = f"{package}-{version}.dist-info"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr(f"{package}/__init__.py", f"VERSION = '{version}'\n")
             for number in range(files):
                 archive.writestr(f"{package}/data/{number}", "")
-            archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+            metadata = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
+            archive.writestr(f"{about}/METADATA", metadata + (f"Requires-Dist: {needs}\n" if needs else ""))
             archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             archive.writestr(f"{about}/RECORD", "")
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
@@ -146,6 +147,17 @@ def test_changed_pins_are_installed(tree: Tree) -> None:
     tree.pin("serve", "for_serve", "1.1")
     tree.setup("serve")
     assert tree.installed("for_serve") == "1.1"
+
+
+def test_what_a_package_needs_has_the_version_that_is_pinned_though_there_is_a_newer_one(tree: Tree) -> None:
+    tree.pin("images", "needed", "2.0")
+    tree.pin("images", "needed", "1.0")
+    pins = tree.root / "requirements/images.txt"
+    needed = pins.read_text()
+    tree.pin("images", "for_images", "2.0", needs="needed[more]>=1")
+    pins.write_text(pins.read_text() + needed)
+    tree.setup("images")
+    assert (tree.installed("for_images"), tree.installed("needed")) == ("2.0", "1.0")
 
 
 def test_a_use_that_another_one_overtook_is_installed_again(tree: Tree) -> None:
