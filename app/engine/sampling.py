@@ -60,6 +60,9 @@ class Chooser:
         self.warpers = LogitsProcessorList(drawn)
         self.draw = tuple(getattr(kwargs, name) for name in DRAW) if kwargs.sampled else None
         self._processors = plain
+        # transformers' own looks for the ends among all tokens at each step.
+        self._ends = torch.tensor(request.eos_token_ids, dtype=torch.long, device=model.device)
+        self._min_length = request.min_length if request.eos_token_ids else 0
         self._ngrams = _Ngrams(kwargs.no_repeat_ngram_size, self.ids) if kwargs.no_repeat_ngram_size else None
         self._bias = torch.tensor(list(request.logit_bias.values()), device=model.device)
         self._biased = torch.tensor(list(request.logit_bias), dtype=torch.long, device=model.device)
@@ -81,6 +84,8 @@ class Chooser:
             tokens = torch.tensor(list(self._counts), device=scores.device)
             taken = presence + frequency * torch.tensor(list(self._counts.values()), device=scores.device)
             scores = scores.index_add(1, tokens, taken[None], alpha=-1)
+        if len(self.ids) < self._min_length:
+            scores = scores.index_fill(1, self._ends, -torch.inf)
         if self._ngrams:
             scores = self._ngrams.ban(scores)
         if self._processors:
@@ -110,12 +115,15 @@ def choose(logits: torch.Tensor, choosers: Sequence[Chooser]) -> list[Choice | I
     choices: dict[int, Choice | InvalidScoresError] = {}
     told = {row: logits[row].clone() for row, chooser in enumerate(choosers) if chooser.logprobs is not None}
     for row, chooser in enumerate(choosers):
+        given = logits[row : row + 1]
         try:
-            logits[row : row + 1] = chooser.process(logits[row : row + 1])
+            processed = chooser.process(given)
         except InvalidScoresError as error:
             choices[row] = error
-        else:
-            groups[chooser.draw].append(row)
+            continue
+        if processed is not given:
+            logits[row : row + 1] = processed
+        groups[chooser.draw].append(row)
     for draw, rows in groups.items():
         scores = logits[rows] if len(rows) < len(logits) else logits
         scores = choosers[rows[0]].warpers(None, scores)
@@ -172,7 +180,6 @@ def _processors(model: Phi3ForCausalLM, request: GenerationRequest, *, sampled: 
         **{name: getattr(kwargs, name) for name in names if getattr(kwargs, name) is not None},
         do_sample=sampled,
         max_length=request.max_length,
-        min_length=request.min_length,
     )
     device = model.device
     ends = request.eos_token_ids
