@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 
-from app.engine.batched import BatchedLane
+from transformers import Phi3ForCausalLM
+
+from app.engine.batched import BatchedLane, Decode
 from app.engine.cache import KeyValueCache
 from app.engine.decoder import Decoder
 from app.engine.engine import Engine
+from app.engine.fixed import FixedDecoder, supported
 from app.engine.forecast import Forecast, seconds_per_step
 from app.engine.grammar import Grammars
-from app.engine.invariance import invariant
+from app.engine.invariance import difference, invariant
 from app.engine.load import LoadedModel
 from app.engine.memory import GIB, Budget, budget
 from app.engine.products import pack
@@ -21,6 +24,8 @@ log = logger(__name__)
 
 # What may wait unless CHAT_MAX_QUEUE_TOKENS says otherwise: as many tokens as the cache holds, so many times.
 QUEUED_CACHES = 4
+# Rounding in bfloat16 keeps scores this near, relative to their norm; a wrong key or mask does not.
+TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +73,9 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
         dtype=model.dtype,
         device=model.device,
     )
-    decoder = Decoder(model, cache)
-    same = invariant(decoder, cache, loaded.vocabulary, settings.max_concurrency)
-    step = seconds_per_step(decoder, cache, settings.max_concurrency)
+    decode = decoder(model, cache, settings.max_concurrency)
+    same = invariant(decode, cache, loaded.vocabulary, settings.max_concurrency)
+    step = seconds_per_step(decode, cache, settings.max_concurrency)
     log.info(
         "engine ready",
         cache_tokens=memory.tokens,
@@ -79,11 +84,12 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
         full_contexts=round(memory.tokens / memory.context, 1),
         beam_tokens=memory.beam_tokens,
         free_gib=round(memory.free / GIB, 3),
+        fixed_passes=isinstance(decode, FixedDecoder),
         seconds_per_step=round(step, 4),
         answers_depend_on_company=not (same or settings.deterministic),
         one_sequence_a_pass=settings.deterministic and not same,
     )
-    lane = BatchedLane(model, decoder, cache, settings.max_concurrency, together=same or not settings.deterministic)
+    lane = BatchedLane(model, decode, cache, settings.max_concurrency, together=same or not settings.deterministic)
     engine = Engine(
         lane,
         SerialLane(BeamSearch(model)),
@@ -95,3 +101,20 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
     )
     grammars = Grammars(loaded.tokenizer.to_json(), loaded.vocabulary, loaded.eos_token_ids)
     return Built(engine, cache, memory, grammars, same or settings.deterministic)
+
+
+def decoder(model: Phi3ForCausalLM, cache: KeyValueCache, concurrency: int) -> Decode:
+    """The fastest forward pass that computes on this machine what the plain one does."""
+    plain = Decoder(model, cache)
+    if not supported(model):
+        return plain
+    try:
+        fixed = FixedDecoder(model, cache, concurrency)
+        apart = difference(plain, fixed, cache, model.config.vocab_size)
+    except RuntimeError:
+        log.exception("this GPU cannot run passes of fixed shapes; answers will come slower")
+        return plain
+    if not apart < TOLERANCE:  # nan is too far as well
+        log.error("passes of fixed shapes are wrong on this GPU; answers will come slower", difference=apart)
+        return plain
+    return fixed

@@ -36,10 +36,12 @@ class KeyValueCache:
         self, layers: int, heads: int, head_dim: int, tokens: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         # zero_ and not zeros, whose memory a CPU does not really take before it is used.
-        self._pool = torch.empty((2 * layers, 1, heads, tokens, head_dim), dtype=dtype, device=device).zero_()
+        shape = (2 * layers, 1, heads, tokens + BLOCK, head_dim)
+        self._pool = torch.empty(shape, dtype=dtype, device=device).zero_()
         self._tensors = self._pool.unbind(0)  # keys of a layer, then its values
         self.head_dim = head_dim
         self.tokens = tokens
+        self.spare = tokens  # first of BLOCK places that no sequence has, for rows that only fill up a pass
         self._gaps = [Extent(0, tokens)]  # in order
         self._kept: OrderedDict[Extent, list[bytes]] = OrderedDict()  # of no sequence; the longest unused first
         self._blocks: dict[bytes, int] = {}  # name of a block, see _names: its place
@@ -107,6 +109,11 @@ class KeyValueCache:
         """Put rows, shape (rows, heads, head dim), at the places `slots`, shape (rows,)."""
         self._tensors[2 * layer].index_copy_(2, slots, keys.transpose(0, 1)[None])
         self._tensors[2 * layer + 1].index_copy_(2, slots, values.transpose(0, 1)[None])
+
+    def layer(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer at all places: views of shape (places, heads, head dim)."""
+        keys, values = self._tensors[2 * number : 2 * number + 2]
+        return keys[0].transpose(0, 1), values[0].transpose(0, 1)
 
     def read(self, places: slice) -> tuple[torch.Tensor, ...]:
         """Keys and values of every layer in turn, at `places`: views of shape (1, heads, places, head dim)."""

@@ -1,5 +1,7 @@
-"""The model's forward pass over rows of many sequences, packed one after another without padding."""
+"""The model's forward pass over rows of many sequences."""
 
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -35,12 +37,75 @@ class Span:
         return self.position + len(self.ids)
 
 
-class Decoder:
-    """Phi-3's decoder over a shared cache.
+def rows_of(spans: Sequence[Span]) -> torch.Tensor:
+    """All tokens of `spans`, as `Layers` takes them, on the CPU."""
+    counts = torch.tensor([len(span.ids) for span in spans])
+    ids = torch.tensor([token for span in spans for token in span.ids])
+    positions = torch.cat([torch.arange(span.position, span.end) for span in spans])
+    starts = torch.tensor([span.start for span in spans]).repeat_interleave(counts)
+    long = torch.tensor([int(span.long) for span in spans]).repeat_interleave(counts)
+    return torch.stack([ids, positions, starts + positions, long])
 
-    The arithmetic is that of transformers' Phi3ForCausalLM, whose weights it uses. Each sequence attends to its own
-    keys alone, and is rotated by factors of its own, so that a row depends on other sequences through the matrix
-    products' choice of kernel at most.
+
+# Attention in a layer, by its number: queries, shape (rows, heads, head dim), to rows of shape (rows, hidden).
+Attend = Callable[[int, torch.Tensor], torch.Tensor]
+
+
+class Layers:
+    """Phi-3's layers over a shared cache.
+
+    The arithmetic is that of transformers' Phi3ForCausalLM, whose weights it uses. Each row is rotated by factors of
+    its own, so that it depends on other sequences through attention and the matrix products' choice of kernel at most.
+
+    Args:
+        model: in evaluation mode.
+        cache: where keys and values are put.
+    """
+
+    def __init__(self, model: Phi3ForCausalLM, cache: KeyValueCache) -> None:
+        self._body = model.model
+        self._head = model.lm_head
+        self._cache = cache
+        self._eps = model.config.rms_norm_eps
+        self._heads = model.config.num_attention_heads
+        self._turned = self._heads + model.config.num_key_value_heads
+        self._rotary = _Rotary(model)
+
+    def __call__(self, rows: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """Put tokens into the cache.
+
+        Args:
+            rows: of each token its id, its position in its sequence (from 0), its place in the cache, and 1 where it is
+                rotated with LongRoPE's factors for long sequences; shape (4, rows).
+            attend: called once keys and values of a layer are in the cache.
+
+        Returns:
+            what `scores` takes, shape (rows, hidden).
+        """
+        ids, positions, slots, long = rows.unbind(0)
+        cos, sin = self._rotary(positions, long)
+        x: torch.Tensor = self._body.embed_tokens(ids)
+        for number, layer in enumerate(self._body.layers):
+            attention, mlp = layer.self_attn, layer.mlp
+            h = self._norm(x, layer.input_layernorm.weight)
+            qkv = attention.qkv_proj(h).view(len(ids), -1, self._cache.head_dim)
+            turned = self._rotary.turn(qkv[:, : self._turned], cos, sin)
+            self._cache.write(number, slots, turned[:, self._heads :], qkv[:, self._turned :])
+            x = x + attention.o_proj(attend(number, turned[:, : self._heads]))
+            gate, up = mlp.gate_up_proj(self._norm(x, layer.post_attention_layernorm.weight)).chunk(2, dim=-1)
+            x = x + mlp.down_proj(functional.silu(gate) * up)
+        return x
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores of the next token, float32, shape (rows, vocabulary)."""
+        return cast(torch.Tensor, self._head(self._norm(x, self._body.norm.weight)).float())
+
+    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return functional.rms_norm(x, weight.shape, weight, self._eps)
+
+
+class Decoder:
+    """Takes sequences further, packed one after another without padding; each attends to its own keys alone.
 
     Args:
         model: in evaluation mode.
@@ -48,18 +113,12 @@ class Decoder:
     """
 
     def __init__(self, model: Phi3ForCausalLM, cache: KeyValueCache) -> None:
-        config = model.config
         self._device = model.device
-        self._body = model.model
-        self._head = model.lm_head
+        self._layers = Layers(model, cache)
         self._cache = cache
-        self._eps = config.rms_norm_eps
-        self._heads = config.num_attention_heads
-        self._kv_heads = config.num_key_value_heads
-        self._groups = self._heads // self._kv_heads
-        self._head_dim = cache.head_dim
-        self._window = config.sliding_window
-        self._rotary = _Rotary(model)
+        self._kv_heads = model.config.num_key_value_heads
+        self._groups = model.config.num_attention_heads // self._kv_heads
+        self._window = model.config.sliding_window
 
     @torch.inference_mode()
     def __call__(self, spans: list[Span]) -> torch.Tensor:
@@ -71,43 +130,26 @@ class Decoder:
         newest = [span for span in spans if len(span.ids) == 1]
         blocks = [span for span in spans if len(span.ids) > 1]
         packed = newest + blocks
-        ids = torch.tensor([token for span in packed for token in span.ids], device=self._device)
-        counts = torch.tensor([len(span.ids) for span in packed])
-        positions = torch.cat([torch.arange(span.position, span.end) for span in packed])
-        starts = torch.tensor([span.start for span in packed]).repeat_interleave(counts)
-        long = torch.tensor([span.long for span in packed]).repeat_interleave(counts)
-        alone = len(ids) == 1
+        rows = rows_of(packed).to(self._device)
+        alone = rows.shape[1] == 1
         if alone:
             # A lone row would take kernels of its own: computed twice, it takes those of company.
-            ids, positions, starts, long = (each.expand(2) for each in (ids, positions, starts, long))
-        slots = (starts + positions).to(self._device)
-        cos, sin = self._rotary(positions.to(self._device), long.to(self._device))
+            rows = rows.expand(-1, 2)
         seen = [self._cache.read(self._places(span)) for span in packed]
         masks = [self._mask(span) for span in blocks]
-        x = self._body.embed_tokens(ids)
-        for number, layer in enumerate(self._body.layers):
-            attention, mlp = layer.self_attn, layer.mlp
-            h = self._norm(x, layer.input_layernorm.weight)
-            qkv = attention.qkv_proj(h).view(len(ids), -1, self._head_dim)
-            turned = self._rotary.turn(qkv[:, : self._heads + self._kv_heads], cos, sin)
-            self._cache.write(number, slots, turned[:, self._heads :], qkv[:, self._heads + self._kv_heads :])
-            keys_values = [tensors[2 * number : 2 * number + 2] for tensors in seen]
-            queries = turned[:, : self._heads]
+
+        def attend(layer: int, queries: torch.Tensor) -> torch.Tensor:
+            keys_values = [tensors[2 * layer : 2 * layer + 2] for tensors in seen]
             attended = [
                 *self._attend_newest(queries[: len(newest)], keys_values[: len(newest)]),
                 *self._attend_blocks(queries[len(newest) :], keys_values[len(newest) :], masks),
             ]
-            x = x + attention.o_proj(torch.cat(attended * 2 if alone else attended))
-            gate, up = mlp.gate_up_proj(self._norm(x, layer.post_attention_layernorm.weight)).chunk(2, dim=-1)
-            x = x + mlp.down_proj(functional.silu(gate) * up)
-        ends = dict(zip(map(id, packed), (counts.cumsum(0) - 1).tolist(), strict=True))
-        scored = [ends[id(span)] for span in spans if span.scored]
-        if not scored:
-            return torch.empty(0)
-        return cast(torch.Tensor, self._head(self._norm(x[scored], self._body.norm.weight)).float())
+            return torch.cat(attended * 2 if alone else attended)
 
-    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return functional.rms_norm(x, weight.shape, weight, self._eps)
+        x = self._layers(rows, attend)
+        ends = dict(zip(map(id, packed), itertools.accumulate(len(span.ids) for span in packed), strict=True))
+        scored = [ends[id(span)] - 1 for span in spans if span.scored]
+        return self._layers.scores(x[scored]) if scored else torch.empty(0)
 
     def _places(self, span: Span) -> slice:
         """Where in the cache the keys are that `span` sees."""
@@ -127,7 +169,7 @@ class Decoder:
     def _attend_newest(self, queries: torch.Tensor, seen: list[tuple[torch.Tensor, ...]]) -> list[torch.Tensor]:
         """Attention of one query a sequence, shape (sequences, heads, head dim), as rows of shape (1, hidden)."""
         # Heads that share keys are rows of one product, so that no key is repeated.
-        rows = queries.view(-1, 1, self._kv_heads, self._groups, self._head_dim).unbind(0)
+        rows = queries.view(-1, 1, self._kv_heads, self._groups, self._cache.head_dim).unbind(0)
         return [
             functional.scaled_dot_product_attention(row, keys, values).view(1, -1)
             for row, (keys, values) in zip(rows, seen, strict=True)
@@ -140,7 +182,7 @@ class Decoder:
         attended = []
         row = 0
         for mask, (keys, values) in zip(masks, seen, strict=True):
-            block = queries[row : row + len(mask)].view(len(mask), self._kv_heads, self._groups, self._head_dim)
+            block = queries[row : row + len(mask)].view(len(mask), self._kv_heads, self._groups, -1)
             block = block.permute(1, 2, 0, 3)
             row += len(mask)
             # A dimension without a stride stands for the heads that share keys.
@@ -171,7 +213,7 @@ class _Rotary:
 
     def __call__(self, positions: torch.Tensor, long: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and signed sines for rows at `positions`, each of shape (rows, 1, head dim)."""
-        angles = positions[:, None].float() * self._frequencies[long.long()]
+        angles = positions[:, None].float() * self._frequencies[long]
         cos, sin = angles.cos() * self._scaling, angles.sin() * self._scaling
         cos = functional.pad(torch.cat([cos, cos], dim=-1), (0, self._still), value=1.0)
         sin = functional.pad(torch.cat([-sin, sin], dim=-1), (0, self._still))

@@ -1,4 +1,4 @@
-"""Finds out whether, on this machine, what a sequence gets depends on which others share its steps."""
+"""Finds out what this machine computes: the same as another way, and the same in any company."""
 
 import itertools
 
@@ -14,15 +14,28 @@ def invariant(decode: Decode, cache: KeyValueCache, vocabulary: int, concurrency
 
     The matrix products are what can differ: their kernels are chosen by the number of rows.
     """
-    generator = torch.Generator().manual_seed(0)
-    size = min(BLOCK + 5, cache.tokens // 2)
-    probe = torch.randint(vocabulary, (size + 1,), generator=generator).tolist()
+    probe = _probe(cache, vocabulary)
     others = min(concurrency - 1, cache.tokens // 4)
     companies = [(before, others - before) for before in sorted({0, 1, 2, others // 2, others}) if before <= others]
     companies += [(1, 0), (0, 2)]
     alone = _scores(decode, cache, vocabulary, probe, 0, 0)
     together = (_scores(decode, cache, vocabulary, probe, before, after) for before, after in companies)
     return all(torch.equal(alone, scores) for scores in together)
+
+
+def difference(decode: Decode, other: Decode, cache: KeyValueCache, vocabulary: int) -> float:
+    """How far two ways to compute a probe are apart: the norm of the difference of scores over the norm of scores."""
+    probe = _probe(cache, vocabulary)
+    scores, others = (_scores(each, cache, vocabulary, probe, 0, 0) for each in (decode, other))
+    return float((scores - others).norm() / scores.norm())
+
+
+def _probe(cache: KeyValueCache, vocabulary: int) -> list[int]:
+    """Tokens of more than one block, where there is room for them."""
+    generator = torch.Generator().manual_seed(0)
+    size = min(BLOCK + 5, cache.tokens // 2)
+    probe: list[int] = torch.randint(vocabulary, (size + 1,), generator=generator).tolist()
+    return probe
 
 
 def _scores(

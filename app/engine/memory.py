@@ -8,6 +8,7 @@ import torch
 from transformers import Phi3ForCausalLM
 
 from app.engine.batched import PROMPT_TOKENS
+from app.engine.cache import BLOCK
 from app.engine.request import LoadError
 
 GIB = 2**30
@@ -68,7 +69,7 @@ def budget(
     free = free_bytes(model.device) if free is None else free
     share = share or (GPU_SHARE if gpu else CPU_SHARE)
     # Scores are held several times over while tokens are chosen, twice of them in float64.
-    steps = (PROMPT_TOKENS + concurrency) * row_bytes + concurrency * config.vocab_size * 32
+    steps = (PROMPT_TOKENS + concurrency) * row_bytes + concurrency * config.vocab_size * 32 + BLOCK * token_bytes
     usable = int(free * share) - steps
     # A search computes its prompt for every beam, and reorders one layer's cache at a time.
     beam_bytes = token_bytes * 5 // 4 + row_bytes
