@@ -39,12 +39,16 @@ class Span:
 
 def rows_of(spans: Sequence[Span]) -> torch.Tensor:
     """All tokens of `spans`, as `Layers` takes them, on the CPU."""
-    counts = torch.tensor([len(span.ids) for span in spans])
-    ids = torch.tensor([token for span in spans for token in span.ids])
-    positions = torch.cat([torch.arange(span.position, span.end) for span in spans])
-    starts = torch.tensor([span.start for span in spans]).repeat_interleave(counts)
-    long = torch.tensor([int(span.long) for span in spans]).repeat_interleave(counts)
-    return torch.stack([ids, positions, starts + positions, long])
+    ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    long: list[int] = []
+    for span in spans:
+        ids += span.ids
+        positions += range(span.position, span.end)
+        slots += range(span.start + span.position, span.start + span.end)
+        long += [int(span.long)] * len(span.ids)
+    return torch.tensor([ids, positions, slots, long])
 
 
 # Attention in a layer, by its number: queries, shape (rows, heads, head dim), to rows of shape (rows, hidden).
