@@ -1,15 +1,24 @@
 """The engine put together, with the tiny model."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+import torch
 
 from app.engine import build as module
-from app.engine.build import Built, build
+from app.engine.batched import Decode
+from app.engine.build import Built, build, decoder
+from app.engine.decoder import Decoder, Span
+from app.engine.fixed import FixedDecoder
 from app.engine.load import load
 from app.settings import Settings
 from tests.app.engine.requests import ids, read, request
+from tests.app.engine.test_decoder import model
+from tests.app.engine.test_fixed import attention, cache_for
 
 
 def built(tiny_model: Path, **settings: Any) -> Built:
@@ -33,3 +42,34 @@ def test_where_company_matters_it_is_kept_apart_on_demand(
     assert engine.invariant == deterministic
     answers = [engine.engine.submit(request([5, 6, number], 4)) for number in range(3)]
     assert len({tuple(ids(read(answer))) for answer in answers}) == 3
+
+
+def wrong(spans: list[Span]) -> torch.Tensor:
+    return torch.full((len([span for span in spans if span.scored]), 97), torch.nan)
+
+
+def unable(*_: object) -> Decode:
+    raise RuntimeError("no kernel image is available for execution on the device")
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [(unable, "this GPU cannot run passes of fixed shapes"), (lambda *_: wrong, "passes of fixed shapes are wrong")],
+    ids=["raises", "is wrong"],
+)
+def test_a_gpu_that_cannot_compute_in_fixed_passes_gets_the_plain_decoder(
+    monkeypatch: pytest.MonkeyPatch, made: Callable[..., Decode], said: str
+) -> None:
+    library = model({})
+    monkeypatch.setattr(module, "supported", lambda _: True)
+    monkeypatch.setattr(module, "FixedDecoder", made)
+    with structlog.testing.capture_logs() as logs:
+        assert isinstance(decoder(library, cache_for(library), 4), Decoder)
+    assert [line["event"].startswith(said) for line in logs] == [True]
+
+
+def test_a_gpu_that_computes_in_fixed_passes_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = model({})
+    monkeypatch.setattr(module, "supported", lambda _: True)
+    monkeypatch.setattr(module, "FixedDecoder", functools.partial(FixedDecoder, attention=attention))
+    assert isinstance(decoder(library, cache_for(library), 4), FixedDecoder)
