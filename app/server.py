@@ -17,7 +17,7 @@ from app.access import Keys
 from app.factory import create_app
 from app.metrics import Metrics
 from app.runtime import Runtime
-from app.settings import Settings
+from app.settings import GPU_CONCURRENCY, Settings
 
 # Seconds that answers which are ended at CHAT_DRAIN_SECONDS have to reach their clients.
 LAST_WORDS_SECONDS = 5
@@ -75,7 +75,7 @@ class Server(BaseApplication):  # type: ignore[misc]
     def load_config(self) -> None:
         """Set what differs from gunicorn's defaults."""
         settings = self._settings
-        threads = settings.max_concurrency + settings.max_queue + SPARE_THREADS
+        threads = (settings.max_concurrency or GPU_CONCURRENCY) + settings.max_queue + SPARE_THREADS
         for name, value in {
             "bind": f"{settings.host}:{settings.port}",
             "proc_name": "phi3",

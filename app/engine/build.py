@@ -18,7 +18,7 @@ from app.engine.products import pack
 from app.engine.reference import BeamSearch
 from app.engine.serial import SerialLane
 from app.logs import logger
-from app.settings import Settings
+from app.settings import CPU_CONCURRENCY, GPU_CONCURRENCY, Settings
 
 log = logger(__name__)
 
@@ -55,13 +55,15 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
     """
     model = loaded.model
     config = model.config
-    if model.device.type == "cpu":
+    on_cpu = model.device.type == "cpu"
+    concurrency = settings.max_concurrency or (CPU_CONCURRENCY if on_cpu else GPU_CONCURRENCY)
+    if on_cpu:
         log.info("weights packed", computed=str(pack(model)).removeprefix("torch."))
     memory = budget(
         model,
         loaded.context,
         asked_for=settings.max_context is not None,
-        concurrency=settings.max_concurrency,
+        concurrency=concurrency,
         share=settings.memory_share,
         max_beam_tokens=settings.max_beam_tokens,
     )
@@ -73,11 +75,12 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
         dtype=model.dtype,
         device=model.device,
     )
-    decode = decoder(model, cache, settings.max_concurrency)
-    same = invariant(decode, cache, loaded.vocabulary, settings.max_concurrency)
-    step = seconds_per_step(decode, cache, settings.max_concurrency)
+    decode = decoder(model, cache, concurrency)
+    same = invariant(decode, cache, loaded.vocabulary, concurrency)
+    step = seconds_per_step(decode, cache, concurrency)
     log.info(
         "engine ready",
+        concurrency=concurrency,
         cache_tokens=memory.tokens,
         cache_gib=round(memory.tokens * memory.token_bytes / GIB, 3),
         context=memory.context,
@@ -89,15 +92,15 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
         answers_depend_on_company=not (same or settings.deterministic),
         one_sequence_a_pass=settings.deterministic and not same,
     )
-    lane = BatchedLane(model, decode, cache, settings.max_concurrency, together=same or not settings.deterministic)
+    lane = BatchedLane(model, decode, cache, concurrency, together=same or not settings.deterministic)
     engine = Engine(
         lane,
         SerialLane(BeamSearch(model)),
-        concurrency=settings.max_concurrency,
+        concurrency=concurrency,
         max_queue=settings.max_queue,
         max_tokens=memory.tokens + (settings.max_queue_tokens or QUEUED_CACHES * memory.tokens),
         stall_seconds=settings.stall_seconds,
-        forecast=Forecast(settings.max_concurrency, memory.tokens, step),
+        forecast=Forecast(concurrency, memory.tokens, step),
     )
     grammars = Grammars(loaded.tokenizer.to_json(), loaded.vocabulary, loaded.eos_token_ids)
     return Built(engine, cache, memory, grammars, same or settings.deterministic)

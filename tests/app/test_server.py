@@ -24,9 +24,8 @@ LONG = {"max_new_tokens": 400, "min_new_tokens": 400}
 @pytest.fixture
 def busy(demo: Path) -> Iterator[Server]:
     """A server of its own, since it is filled up and stopped: 16 run, 25 wait."""
-    with running(
-        demo, "--dtype", "float32", "--max-context", "512", "--max-queue", "25", "--drain-seconds", "60"
-    ) as server:
+    bounds = ("--max-context", "512", "--max-concurrency", "16", "--max-queue", "25")
+    with running(demo, "--dtype", "float32", *bounds, "--drain-seconds", "60") as server:
         yield server
 
 

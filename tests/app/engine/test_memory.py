@@ -13,7 +13,9 @@ from transformers import Phi3Config, Phi3ForCausalLM
 from app.engine import memory
 from app.engine.memory import GIB, Budget, budget, free_bytes
 from app.engine.request import LoadError
+from app.settings import GPU_CONCURRENCY
 from tests import tiny
+from tests.dimensions import SIZES
 
 TOKEN_BYTES = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, head dim, float32
 
@@ -63,22 +65,6 @@ def fits(model: Phi3ForCausalLM, free: int) -> bool:
         return False
 
 
-SIZES: dict[str, dict[str, int]] = {
-    "mini": {
-        "hidden_size": 3072,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-    },
-    "medium": {
-        "hidden_size": 5120,
-        "intermediate_size": 17920,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 40,
-        "num_key_value_heads": 10,
-    },
-}
 CATALOGUE = yaml.safe_load((Path(__file__).parents[3] / "images/catalogue.yaml").read_text())["models"]
 # What CUDA and its kernels take of a GPU before the server asks what is free.
 CUDA = 1024
@@ -94,7 +80,9 @@ def test_a_gpu_that_the_catalogue_finds_large_enough_is(name: str) -> None:
     for context in (entry["context"], entry["context"] // 4):
         floor = entry["gpu"]["weights"] + math.ceil(context * entry["gpu"]["token"] / 1024 / 0.9) + 1536
         free = (floor - CUDA) * 2**20 - weights
-        divided = budget(model, context, asked_for=True, concurrency=16, share=0.9, max_beam_tokens=131_072, free=free)
+        divided = budget(
+            model, context, asked_for=True, concurrency=GPU_CONCURRENCY, share=0.9, max_beam_tokens=131_072, free=free
+        )
         assert divided.context == context
         assert divided.token_bytes == entry["gpu"]["token"] * 1024
 
