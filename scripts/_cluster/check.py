@@ -12,7 +12,7 @@ PACKAGES = (
     *("busybox-static", "conntrack", "containernetworking-plugins", "docker-registry"),
     *("iproute2", "iptables", "openssl", "runc"),
 )
-TOOLS = ("kubernetes", "etcd", "coredns", "containerd", "kwok", "helm")
+TOOLS = ("kubernetes", "etcd", "coredns", "containerd", "helm")
 DISK_GB = 8
 MEMORY_GB = 4
 # What a cluster needs of the kernel, each tried in namespaces of its own.

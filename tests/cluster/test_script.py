@@ -79,7 +79,7 @@ def left(copy: Copy, before: dict[str, set[str]]) -> dict[str, set[str]]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Iterator[Copy]:
-    subprocess.run([ROOT / "scripts/tools", "kubernetes", "etcd", "coredns", "containerd", "kwok", "helm"], check=True)
+    subprocess.run([ROOT / "scripts/tools", "kubernetes", "etcd", "coredns", "containerd", "helm"], check=True)
     made = Copy(tmp_path / "phi3")
     yield made
     made.run("down")
