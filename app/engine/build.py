@@ -1,10 +1,10 @@
 """Puts the engine together from a loaded model and the settings."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from transformers import Phi3ForCausalLM
 
-from app.engine.batched import BatchedLane, Decode
+from app.engine.batched import PROMPT_TOKENS, BatchedLane, Decode
 from app.engine.cache import KeyValueCache
 from app.engine.decoder import Decoder
 from app.engine.engine import Engine
@@ -14,7 +14,7 @@ from app.engine.grammar import Grammars
 from app.engine.invariance import difference, invariant
 from app.engine.load import LoadedModel
 from app.engine.memory import GIB, Budget, budget
-from app.engine.products import pack
+from app.engine.products import Division, division, pack
 from app.engine.reference import BeamSearch
 from app.engine.serial import SerialLane
 from app.logs import logger
@@ -57,8 +57,11 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
     config = model.config
     on_cpu = model.device.type == "cpu"
     concurrency = settings.max_concurrency or (CPU_CONCURRENCY if on_cpu else GPU_CONCURRENCY)
+    divided = None
     if on_cpu:
-        log.info("weights packed", computed=str(pack(model)).removeprefix("torch."))
+        computed = pack(model)
+        divided = division(model, computed, concurrency, PROMPT_TOKENS + concurrency)
+        log.info("weights packed", computed=str(computed).removeprefix("torch."), division=divided and asdict(divided))
     memory = budget(
         model,
         loaded.context,
@@ -75,7 +78,7 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
         dtype=model.dtype,
         device=model.device,
     )
-    decode = decoder(model, cache, concurrency)
+    decode = decoder(model, cache, concurrency, divided)
     same = invariant(decode, cache, loaded.vocabulary, concurrency)
     step = seconds_per_step(decode, cache, concurrency)
     log.info(
@@ -106,9 +109,9 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
     return Built(engine, cache, memory, grammars, same or settings.deterministic)
 
 
-def decoder(model: Phi3ForCausalLM, cache: KeyValueCache, concurrency: int) -> Decode:
-    """The fastest forward pass that computes on this machine what the plain one does."""
-    plain = Decoder(model, cache)
+def decoder(model: Phi3ForCausalLM, cache: KeyValueCache, concurrency: int, divided: Division | None = None) -> Decode:
+    """The fastest forward pass that computes on this machine what the plain one does, which takes `divided`."""
+    plain = Decoder(model, cache, divided)
     if not supported(model):
         return plain
     try:

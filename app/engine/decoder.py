@@ -10,7 +10,8 @@ from torch.nn import functional
 from transformers import Phi3ForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from app.engine.cache import KeyValueCache
+from app.engine.cache import BLOCK, KeyValueCache
+from app.engine.products import Division
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +115,17 @@ class Decoder:
     Args:
         model: in evaluation mode.
         cache: where keys and values are.
+        division: of rows into passes; None is all in one.
     """
 
-    def __init__(self, model: Phi3ForCausalLM, cache: KeyValueCache) -> None:
+    def __init__(self, model: Phi3ForCausalLM, cache: KeyValueCache, division: Division | None = None) -> None:
         self._device = model.device
         self._layers = Layers(model, cache)
         self._cache = cache
         self._kv_heads = model.config.num_key_value_heads
         self._groups = model.config.num_attention_heads // self._kv_heads
         self._window = model.config.sliding_window
+        self._division = division
 
     @torch.inference_mode()
     def __call__(self, spans: list[Span]) -> torch.Tensor:
@@ -131,6 +134,36 @@ class Decoder:
         Returns:
             float32 scores of the next token after each span that wants them, shape (spans scored, vocabulary).
         """
+        last = {key: row for group in self._passes(spans) for key, row in self._compute(group).items()}
+        scored = [last[id(span)] for span in spans if span.scored]
+        if not scored:
+            return torch.empty(0)
+        few = self._division.few if self._division else len(scored)
+        parts = [torch.stack(scored[start : start + few]) for start in range(0, len(scored), few)]
+        return torch.cat([self._layers.scores(part) for part in parts])
+
+    def _passes(self, spans: list[Span]) -> list[list[Span]]:
+        """Divide spans: blocks apart from newest tokens, and filled up with rows that nobody wants."""
+        if not self._division:
+            return [spans]
+        passes: list[list[Span]] = []
+        room = 0
+        for span in spans:
+            if len(span.ids) > 1:
+                if len(span.ids) > room:
+                    passes.append([])
+                    room = self._division.many
+                passes[-1].append(span)
+                room -= len(span.ids)
+        for group in passes:
+            lacking = -sum(len(span.ids) for span in group) % BLOCK
+            group.append(Span([0] * lacking, 0, self._cache.spare, False, False))
+        # Last, since the end of a prompt can be a span of one token.
+        newest, few = [span for span in spans if len(span.ids) == 1], self._division.few
+        return passes + [newest[start : start + few] for start in range(0, len(newest), few)]
+
+    def _compute(self, spans: list[Span]) -> dict[int, torch.Tensor]:
+        """Compute a pass: what follows from the last token of each span that wants scores, by the span's id."""
         newest = [span for span in spans if len(span.ids) == 1]
         blocks = [span for span in spans if len(span.ids) > 1]
         packed = newest + blocks
@@ -151,9 +184,8 @@ class Decoder:
             return torch.cat(attended * 2 if alone else attended)
 
         x = self._layers(rows, attend)
-        ends = dict(zip(map(id, packed), itertools.accumulate(len(span.ids) for span in packed), strict=True))
-        scored = [ends[id(span)] - 1 for span in spans if span.scored]
-        return self._layers.scores(x[scored]) if scored else torch.empty(0)
+        ends = itertools.accumulate(len(span.ids) for span in packed)
+        return {id(span): x[end - 1] for span, end in zip(packed, ends, strict=True) if span.scored}
 
     def _places(self, span: Span) -> slice:
         """Where in the cache the keys are that `span` sees."""

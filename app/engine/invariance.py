@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from app.engine.batched import Decode
+from app.engine.batched import PROMPT_TOKENS, Decode
 from app.engine.cache import BLOCK, KeyValueCache
 from app.engine.decoder import Span
 
@@ -16,10 +16,11 @@ def invariant(decode: Decode, cache: KeyValueCache, vocabulary: int, concurrency
     """
     probe = _probe(cache, vocabulary)
     others = min(concurrency - 1, cache.tokens // 4)
-    companies = [(before, others - before) for before in sorted({0, 1, 2, others // 2, others}) if before <= others]
-    companies += [(1, 0), (0, 2)]
+    crowd = min(PROMPT_TOKENS - BLOCK, cache.tokens // 4)
+    companies = [(before, others - before, 0) for before in sorted({0, 1, 2, others // 2, others}) if before <= others]
+    companies += [(1, 0, 0), (0, 2, 0), (0, 0, crowd), (min(1, others), 0, crowd)]
     alone = _scores(decode, cache, vocabulary, probe, 0, 0)
-    together = (_scores(decode, cache, vocabulary, probe, before, after) for before, after in companies)
+    together = (_scores(decode, cache, vocabulary, probe, *company) for company in companies)
     return all(torch.equal(alone, scores) for scores in together)
 
 
@@ -39,21 +40,31 @@ def _probe(cache: KeyValueCache, vocabulary: int) -> list[int]:
 
 
 def _scores(
-    decode: Decode, cache: KeyValueCache, vocabulary: int, probe: list[int], before: int, after: int
+    decode: Decode, cache: KeyValueCache, vocabulary: int, probe: list[int], before: int, after: int, crowd: int = 0
 ) -> torch.Tensor:
-    """Scores after the prompt and after one more token of `probe`, with so many rows of others around it."""
+    """Scores after each block of the prompt and after one more token of `probe`, each in a pass of its own.
+
+    Args:
+        decode: computes.
+        cache: unused.
+        vocabulary: number of token ids.
+        probe: tokens.
+        before: tokens of as many others that come first.
+        after: likewise last.
+        crowd: tokens of one more prompt, which come first of all.
+    """
     extents = [extent for _ in range(before + after) if (extent := cache.reserve(1))]
-    own = cache.reserve(len(probe))
-    if own is None:
+    own, beside = cache.reserve(len(probe)), cache.reserve(crowd)
+    if own is None or beside is None:
         raise RuntimeError("the cache is in use")
     others = [Span([number % vocabulary], 0, extent.start, False, True) for number, extent in enumerate(extents)]
-    cuts = [*range(0, len(probe) - 1, BLOCK), len(probe) - 1]
-    prompt = [
-        Span(probe[start:end], start, own.start, False, end == len(probe) - 1)
-        for start, end in itertools.pairwise(cuts)
+    many = [
+        Span([1] * (min(start + BLOCK, crowd) - start), start, beside.start, False, False)
+        for start in range(0, crowd, BLOCK)
     ]
-    newest = [Span(probe[-1:], len(probe) - 1, own.start, False, True)]
-    rows = [decode([*others[:before], *spans, *others[before:]])[before].clone() for spans in (prompt, newest)]
-    for extent in [*extents, own]:
+    cuts = [*range(0, len(probe) - 1, BLOCK), len(probe) - 1, len(probe)]
+    spans = [Span(probe[start:end], start, own.start, False, True) for start, end in itertools.pairwise(cuts)]
+    rows = [decode([*many, *others[:before], span, *others[before:]])[before].clone() for span in spans]
+    for extent in [*extents, own, beside]:
         cache.release(extent)
     return torch.stack(rows)

@@ -2,17 +2,24 @@
 
 On a CPU, `torch.nn.functional.linear` takes other kernels for other numbers of rows, which round differently, and packs
 the weights anew at each call. oneDNN's packed weights, which torch's own compiler uses (torch/_inductor/fx_passes/
-mkldnn_fusion.py in torch 2.13), are packed once and give the same row in any company of two rows or more.
+mkldnn_fusion.py in torch 2.13), are packed once and give the same row in any company of two rows or more; on a CPU with
+AMX, in bfloat16, in companies of some sizes: `division` finds out which.
 """
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import Phi3Config, Phi3ForCausalLM
 
+from app.engine.cache import BLOCK
+
 # Rows that the packing is made for, and that types are compared with; other numbers work as well.
 ROWS = 16
+# Between the numbers of rows that are tried where no order of summing is expected to change.
+UNEVEN = 7
 
 
 class PackedLinear(nn.Module):
@@ -25,6 +32,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, computed: torch.dtype) -> None:
         super().__init__()
+        self.shape = (weight.shape[0], weight.shape[1])
         self._computed = computed
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(computed), ROWS)
 
@@ -52,6 +60,60 @@ def pack(model: Phi3ForCausalLM) -> torch.dtype:
             if isinstance(child, nn.Linear):
                 setattr(module, name, PackedLinear(child.weight, computed))
     return computed
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How rows are divided into products so that a row has the same bits in any company.
+
+    Attributes:
+        few: any number of rows from 2 to this gives the same bits.
+        many: any multiple of BLOCK to this gives the same bits, which may be others.
+    """
+
+    few: int
+    many: int
+
+
+def division(model: Phi3ForCausalLM, computed: torch.dtype, concurrency: int, most: int) -> Division | None:
+    """Find out how rows have to be divided; None where they need not be.
+
+    Args:
+        model: packed.
+        computed: as `pack` returned it.
+        concurrency: sequences in a step, at most.
+        most: rows in a step, at most.
+    """
+    head = model.lm_head.shape
+    layers = {module.shape for module in model.model.modules() if isinstance(module, PackedLinear)}
+    few, many = list(range(2, concurrency + 1)), list(range(BLOCK, most + 1, BLOCK))
+    whole = sorted({*few, *many, *range(concurrency, most + 1, UNEVEN)})
+    if not any(_changes(shape, computed, whole) for shape in layers) and not _changes(head, computed, few):
+        return None
+    return Division(
+        min(_same(shape, computed, few) for shape in {*layers, head}),
+        min(_same(shape, computed, many) for shape in layers),
+    )
+
+
+def _same(shape: tuple[int, int], computed: torch.dtype, counts: Sequence[int]) -> int:
+    """The last of `counts` before the order of summing changes."""
+    changes = _changes(shape, computed, counts)
+    return counts[counts.index(changes[0]) - 1] if changes else counts[-1]
+
+
+def _changes(shape: tuple[int, int], computed: torch.dtype, counts: Sequence[int]) -> list[int]:
+    """Those numbers of rows at which a product of this shape is summed in another order than at the one before."""
+    half = torch.randn(shape[0], shape[1] // 2, generator=torch.Generator().manual_seed(0)).to(computed)
+    # Every sum is zero but for its rounding, which then is all that is left to see.
+    product = PackedLinear(torch.cat([half, -half.flip(1)], dim=1), computed)
+    row = torch.cat([half[0], half[0].flip(0)])
+    rows = [product(row.expand(count, -1)) for count in counts]
+    return [
+        count
+        for count, before, after in zip(counts[1:], rows, rows[1:], strict=False)
+        if not torch.equal(after, before[:1].expand(count, -1))
+    ]
 
 
 def seconds_per_step(computed: torch.dtype, config: Phi3Config) -> float:

@@ -8,7 +8,8 @@ import torch
 from transformers import Phi3ForCausalLM
 
 from app.engine.cache import KeyValueCache
-from app.engine.decoder import Decoder, Span
+from app.engine.decoder import Attend, Decoder, Layers, Span
+from app.engine.products import Division
 from tests import tiny
 
 LONGROPE = {
@@ -29,13 +30,13 @@ def model(config: dict[str, Any]) -> Phi3ForCausalLM:
     return tiny.build(vocab_size=97, pad_token_id=0, bos_token_id=1, eos_token_id=None, **sizes | config)
 
 
-def decoder(model: Phi3ForCausalLM) -> Decoder:
+def decoder(model: Phi3ForCausalLM, division: Division | None = None) -> Decoder:
     config = model.config
     head_dim = config.hidden_size // config.num_attention_heads
     cache = KeyValueCache(
         config.num_hidden_layers, config.num_key_value_heads, head_dim, 1000, torch.float32, model.device
     )
-    return Decoder(model, cache)
+    return Decoder(model, cache, division)
 
 
 def theirs(model: Phi3ForCausalLM, ids: list[int]) -> torch.Tensor:
@@ -46,9 +47,12 @@ def theirs(model: Phi3ForCausalLM, ids: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("cuts", [[], [1], [8, 16, 24, 29], [29]], ids=str)
-def test_scores_are_those_of_transformers_however_the_tokens_come(name: str, cuts: list[int]) -> None:
+@pytest.mark.parametrize("division", [None, Division(2, 64)], ids=["whole", "divided"])
+def test_scores_are_those_of_transformers_however_the_tokens_come(
+    name: str, cuts: list[int], division: Division | None
+) -> None:
     library = model(CONFIGS[name])
-    decode = decoder(library)
+    decode = decoder(library, division)
     ids = [(7 * n) % 97 for n in range(30)]
     neighbour = [(5 * n + 1) % 97 for n in range(60)]
     long = name == "longrope"
@@ -58,6 +62,22 @@ def test_scores_are_those_of_transformers_however_the_tokens_come(name: str, cut
         scores = decode(spans)
     torch.testing.assert_close(scores[0], theirs(library, ids), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(scores[1], theirs(library, neighbour), rtol=1e-4, atol=1e-5)
+
+
+def test_passes_have_as_many_rows_as_the_division_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    compute = Layers.__call__
+
+    def counted(self: Layers, rows: torch.Tensor, attend: Attend) -> torch.Tensor:
+        counts.append(rows.shape[1])
+        return compute(self, rows, attend)
+
+    monkeypatch.setattr(Layers, "__call__", counted)
+    spans = [Span([1] * 60, 0, 100 * number, False, True) for number in range(5)]
+    spans[1:1] = [Span([number], 0, 600 + number, False, True) for number in range(7)]
+    scores = decoder(model({}), Division(3, 128))(spans)
+    assert counts == [128, 128, 64, 3, 3, 2]  # the last is a lone row, computed twice
+    torch.testing.assert_close(scores, decoder(model({}))(spans), rtol=1e-4, atol=1e-5)
 
 
 def test_blocks_of_one_sequence_may_come_in_one_step() -> None:

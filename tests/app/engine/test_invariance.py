@@ -1,12 +1,16 @@
 """The check whether company matters."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from app.engine.batched import PROMPT_TOKENS
 from app.engine.cache import KeyValueCache
 from app.engine.decoder import Decoder, Span
 from app.engine.invariance import invariant
-from app.engine.products import pack
+from app.engine.load import load
+from app.engine.products import division, pack
 from tests import tiny
 
 
@@ -33,3 +37,14 @@ def test_a_pass_that_rounds_otherwise_for_some_number_of_rows_is_found(cache: Ke
         return torch.nextafter(scores, scores + 1) if len(spans) == size else scores
 
     assert not invariant(otherwise, cache, 48, concurrency=16)
+
+
+def test_on_this_machine_the_division_of_rows_is_needed_where_it_is_made_and_enough(demo: Path) -> None:
+    model = load(demo, "bfloat16", 512).model
+    divided = division(model, pack(model), 16, PROMPT_TOKENS + 16)
+    config = model.config
+    cache = KeyValueCache(
+        config.num_hidden_layers, config.num_key_value_heads, 64, 2000, torch.bfloat16, torch.device("cpu")
+    )
+    assert invariant(Decoder(model, cache, divided), cache, config.vocab_size, 16)
+    assert invariant(Decoder(model, cache), cache, config.vocab_size, 16) == (divided is None)

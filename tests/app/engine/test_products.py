@@ -1,10 +1,14 @@
 """Packed matrix products."""
 
+from typing import cast
+
 import pytest
 import torch
 from torch.nn import functional
+from transformers import Phi3ForCausalLM
 
-from app.engine.products import PackedLinear, pack
+from app.engine.cache import BLOCK
+from app.engine.products import Division, PackedLinear, division, pack
 from tests import tiny
 
 # (outputs, inputs) of the demo model's layers, and of mini's smallest.
@@ -21,17 +25,53 @@ def test_a_product_is_that_of_a_linear_layer(shape: tuple[int, int], computed: t
     torch.testing.assert_close(product.double(), exact, rtol=0, atol=2e-5 if computed == torch.float32 else 2e-2)
 
 
+class Layer(torch.nn.Module):
+    """As much of a model as `division` looks at."""
+
+    def __init__(self, shape: tuple[int, int], computed: torch.dtype) -> None:
+        super().__init__()
+        self.model = torch.nn.ModuleList([PackedLinear(torch.randn(shape), computed)])
+        self.lm_head = PackedLinear(torch.randn(16, 16), computed)
+
+
+def divided(shape: tuple[int, int], computed: torch.dtype) -> Division | None:
+    return division(cast(Phi3ForCausalLM, Layer(shape, computed)), computed, 32, 300)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("computed", [torch.float32, torch.bfloat16], ids=str)
-def test_a_row_is_the_same_in_any_company(shape: tuple[int, int], computed: torch.dtype) -> None:
+def test_a_row_is_the_same_in_any_company_that_the_division_allows(
+    shape: tuple[int, int], computed: torch.dtype
+) -> None:
+    found = divided(shape, computed) or Division(300, 256)
     product = PackedLinear(torch.randn(shape) / shape[1] ** 0.5, computed)
     rows = torch.randn(300, shape[1])
-    alone = product(rows[:1])[0]
-    for count in (2, 3, 5, 8, 15, 16, 17, 33, 64, 100, 257, 300):
-        for place in (0, count // 2, count - 1):
-            company = rows[:count].clone()
-            company[place] = rows[0]
-            assert torch.equal(product(company)[place], alone), (count, place)
+    for counts in (range(2, found.few + 1), range(BLOCK, found.many + 1, BLOCK)):
+        least = counts[0]
+        alone = torch.cat([product(rows[start : start + least])[:1] for start in range(300 - least)])
+        for count in counts:
+            for place in {0, 1, len(alone) - count} & set(range(len(alone))):
+                company = product(rows[place : place + count])
+                known = alone[place : place + count]
+                assert torch.equal(company[: len(known)], known), (count, place)
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [(range(0), None), (range(17, 999), Division(16, 256)), (range(70, 999), Division(32, 64))],
+    ids=["never", "from 17 on", "from 70 on"],
+)
+def test_another_order_of_summing_is_found(
+    monkeypatch: pytest.MonkeyPatch, other: range, found: Division | None
+) -> None:
+    forward = PackedLinear.forward
+
+    def otherwise(self: PackedLinear, x: torch.Tensor) -> torch.Tensor:
+        product = forward(self, x)
+        return torch.nextafter(product, product + 1) if len(x) in other else product
+
+    monkeypatch.setattr(PackedLinear, "forward", otherwise)
+    assert divided((64, 32), torch.float32) == found
 
 
 def test_every_linear_layer_of_a_model_is_packed_and_gives_what_it_gave() -> None:
