@@ -156,8 +156,8 @@ class Decoder:
                 passes[-1].append(span)
                 room -= len(span.ids)
         for group in passes:
-            lacking = -sum(len(span.ids) for span in group) % BLOCK
-            group.append(Span([0] * lacking, 0, self._cache.spare, False, False))
+            if lacking := -sum(len(span.ids) for span in group) % BLOCK:
+                group.append(Span([0] * lacking, 0, self._cache.spare, False, False))
         # Last, since the end of a prompt can be a span of one token.
         newest, few = [span for span in spans if len(span.ids) == 1], self._division.few
         return passes + [newest[start : start + few] for start in range(0, len(newest), few)]

@@ -5,6 +5,7 @@ sequences or fill up the pass, so that what it gets does not depend on company. 
 pass, and that takes as long for one row as for a hundred.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -125,7 +126,7 @@ class _Pass:
             filled.append(Span([0] * size, 0, self._cache.spare, False, False))
             left -= size
         self._rows.copy_(rows_of(filled))
-        ends = torch.tensor([len(span.ids) for span in filled]).cumsum(0).tolist()
+        ends = list(itertools.accumulate(len(span.ids) for span in filled))
         firsts = [self._first_seen(span) for span in filled]
         starts = [span.start + first for span, first in zip(filled, firsts, strict=True)]
         used = [span.end - first for span, first in zip(filled, firsts, strict=True)]
