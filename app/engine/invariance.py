@@ -18,7 +18,8 @@ def invariant(decode: Decode, cache: KeyValueCache, vocabulary: int, concurrency
     others = min(concurrency - 1, cache.tokens // 4)
     crowd = min(PROMPT_TOKENS - BLOCK, cache.tokens // 4)
     companies = [(before, others - before, 0) for before in sorted({0, 1, 2, others // 2, others}) if before <= others]
-    companies += [(1, 0, 0), (0, 2, 0), (0, 0, crowd), (min(1, others), 0, crowd)]
+    companies += [(1, 0, 0), (0, 2, 0)]
+    companies += [(0, 0, crowd), (min(1, others), 0, crowd)] if crowd > 1 else []
     alone = _scores(decode, cache, vocabulary, probe, 0, 0)
     together = (_scores(decode, cache, vocabulary, probe, *company) for company in companies)
     return all(torch.equal(alone, scores) for scores in together)
@@ -49,14 +50,15 @@ def _scores(
         cache: unused.
         vocabulary: number of token ids.
         probe: tokens.
-        before: tokens of as many others that come first.
+        before: tokens of as many others that come first, where there is room.
         after: likewise last.
         crowd: tokens of one more prompt, which come first of all.
     """
-    extents = [extent for _ in range(before + after) if (extent := cache.reserve(1))]
-    own, beside = cache.reserve(len(probe)), cache.reserve(crowd)
+    beside, own = cache.reserve(crowd), cache.reserve(len(probe))
     if own is None or beside is None:
         raise RuntimeError("the cache is in use")
+    extents = [extent for _ in range(before + after) if (extent := cache.reserve(1))]
+    before = min(before, len(extents))
     others = [Span([number % vocabulary], 0, extent.start, False, True) for number, extent in enumerate(extents)]
     many = [
         Span([1] * (min(start + BLOCK, crowd) - start), start, beside.start, False, False)

@@ -86,7 +86,7 @@ def division(model: Phi3ForCausalLM, computed: torch.dtype, concurrency: int, mo
     """
     head = model.lm_head.shape
     layers = {module.shape for module in model.model.modules() if isinstance(module, PackedLinear)}
-    few, many = list(range(2, concurrency + 1)), list(range(BLOCK, most + 1, BLOCK))
+    few, many = list(range(2, max(concurrency, 2) + 1)), list(range(BLOCK, most + 1, BLOCK))
     whole = sorted({*few, *many, *range(concurrency, most + 1, UNEVEN)})
     if not any(_changes(shape, computed, whole) for shape in layers) and not _changes(head, computed, few):
         return None

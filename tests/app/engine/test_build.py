@@ -21,8 +21,9 @@ from tests.app.engine.test_decoder import model
 from tests.app.engine.test_fixed import attention, cache_for
 
 
-def built(tiny_model: Path, **settings: Any) -> Built:
-    return build(load(tiny_model, "float32", 64), Settings(model=tiny_model, max_context=64, **settings))
+def built(tiny_model: Path, max_context: int = 64, **settings: Any) -> Built:
+    wanted = Settings(model=tiny_model, max_context=max_context, **settings)
+    return build(load(tiny_model, "float32", max_context), wanted)
 
 
 def test_it_answers_on_both_lanes_and_tells_what_it_holds(tiny_model: Path) -> None:
@@ -31,6 +32,12 @@ def test_it_answers_on_both_lanes_and_tells_what_it_holds(tiny_model: Path) -> N
     assert engine.invariant
     for beams in (1, 2):
         assert len(ids(read(engine.engine.submit(request([5, 6, 7], 4, num_beams=beams))))) == 4
+
+
+@pytest.mark.parametrize(("context", "concurrency"), [(2, 1), (3, 1), (8, 1), (9, 1), (2, 3)])
+def test_the_least_cache_is_enough(tiny_model: Path, context: int, concurrency: int) -> None:
+    engine = built(tiny_model, max_concurrency=concurrency, max_context=context)
+    assert len(ids(read(engine.engine.submit(request([5], context - 1))))) == context - 1
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
