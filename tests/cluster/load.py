@@ -27,7 +27,8 @@ class Traffic:
     def more(self, count: int) -> None:
         """Wait for so many more answers."""
         target = len(self.answers()) + count
-        wait(lambda: len(self.answers()) >= target, f"there are no {count} more answers", seconds=120)
+        seconds = 60 + 2 * count / RATE
+        wait(lambda: len(self.answers()) >= target, f"there are no {count} more answers", seconds)
 
     def end(self) -> list[Manifest]:
         """Let the last requests end, and return all."""
