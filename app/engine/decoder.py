@@ -52,6 +52,11 @@ def rows_of(spans: Sequence[Span]) -> torch.Tensor:
     return torch.tensor([ids, positions, slots, long])
 
 
+def filler(size: int, cache: KeyValueCache) -> Span:
+    """Tokens that belong to no sequence, at most BLOCK, to fill up a pass with."""
+    return Span([0] * size, 0, cache.spare, False, False)
+
+
 # Attention in a layer, by its number: queries, shape (rows, heads, head dim), to rows of shape (rows, hidden).
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
 
@@ -157,7 +162,7 @@ class Decoder:
                 room -= len(span.ids)
         for group in passes:
             if lacking := -sum(len(span.ids) for span in group) % BLOCK:
-                group.append(Span([0] * lacking, 0, self._cache.spare, False, False))
+                group.append(filler(lacking, self._cache))
         # Last, since the end of a prompt can be a span of one token.
         newest, few = [span for span in spans if len(span.ids) == 1], self._division.few
         return passes + [newest[start : start + few] for start in range(0, len(newest), few)]

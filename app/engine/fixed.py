@@ -15,7 +15,7 @@ from transformers import Phi3ForCausalLM
 
 from app.engine.batched import PROMPT_TOKENS
 from app.engine.cache import BLOCK, KeyValueCache
-from app.engine.decoder import Layers, Span, rows_of
+from app.engine.decoder import Layers, Span, filler, rows_of
 
 # What FlashAttention 2 needs, which varlen_attn calls.
 CAPABILITY = (8, 0)
@@ -123,7 +123,7 @@ class _Pass:
         left = self._length - sum(len(span.ids) for span in spans)
         while left:
             size = min(left, self._longest)
-            filled.append(Span([0] * size, 0, self._cache.spare, False, False))
+            filled.append(filler(size, self._cache))
             left -= size
         self._rows.copy_(rows_of(filled))
         ends = list(itertools.accumulate(len(span.ids) for span in filled))
