@@ -37,6 +37,10 @@ class Span:
         """Tokens of the sequence up to the end of the span."""
         return self.position + len(self.ids)
 
+    def first_seen(self, window: int | None) -> int:
+        """The first token of the sequence that any of the span sees, through a sliding `window` of so many tokens."""
+        return max(0, self.position + 1 - window) if window else 0
+
 
 def rows_of(spans: Sequence[Span]) -> torch.Tensor:
     """All tokens of `spans`, as `Layers` takes them, on the CPU."""
@@ -194,8 +198,7 @@ class Decoder:
 
     def _places(self, span: Span) -> slice:
         """Where in the cache the keys are that `span` sees."""
-        first = max(0, span.position + 1 - self._window) if self._window else 0
-        return slice(span.start + first, span.start + span.end)
+        return slice(span.start + span.first_seen(self._window), span.start + span.end)
 
     def _mask(self, span: Span) -> torch.Tensor:
         """Which of those keys each token of `span` sees, shape (tokens, keys)."""

@@ -127,17 +127,13 @@ class _Pass:
             left -= size
         self._rows.copy_(rows_of(filled))
         ends = list(itertools.accumulate(len(span.ids) for span in filled))
-        firsts = [self._first_seen(span) for span in filled]
+        firsts = [span.first_seen(self._window) for span in filled]
         starts = [span.start + first for span, first in zip(filled, firsts, strict=True)]
         used = [span.end - first for span, first in zip(filled, firsts, strict=True)]
         none = self._most - len(filled)
         bounds = [0, *ends, *[self._length] * none]
         self._spans.copy_(torch.tensor([bounds, [*starts, *[0] * (none + 1)], [*used, *[0] * (none + 1)]]))
         return ends
-
-    def _first_seen(self, span: Span) -> int:
-        """The first token that any of the span sees."""
-        return max(0, span.position + 1 - self._window) if self._window else 0
 
     def _compute(self) -> torch.Tensor:
         """What `Layers` returns for the rows that are set."""
