@@ -6,6 +6,7 @@ mkldnn_fusion.py in torch 2.13), are packed once and give the same row in any co
 AMX, in bfloat16, in companies of some sizes: `division` finds out which.
 """
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,36 +85,34 @@ def division(model: Phi3ForCausalLM, computed: torch.dtype, concurrency: int, mo
         concurrency: sequences in a step, at most.
         most: rows in a step, at most.
     """
-    head = model.lm_head.shape
-    layers = {module.shape for module in model.model.modules() if isinstance(module, PackedLinear)}
     few, many = list(range(2, max(concurrency, 2) + 1)), list(range(BLOCK, most + 1, BLOCK))
     whole = sorted({*few, *many, *range(concurrency, most + 1, UNEVEN)})
-    if not any(_changes(shape, computed, whole) for shape in layers) and not _changes(head, computed, few):
+    shapes = {module.shape for module in model.model.modules() if isinstance(module, PackedLinear)}
+    layers = [_bits(shape, computed, whole) for shape in shapes]
+    head = _bits(model.lm_head.shape, computed, few)
+    if all(_same(bits, whole) == whole[-1] for bits in layers) and _same(head, few) == few[-1]:
         return None
-    return Division(
-        min(_same(shape, computed, few) for shape in {*layers, head}),
-        min(_same(shape, computed, many) for shape in layers),
-    )
+    return Division(min(_same(bits, few) for bits in [*layers, head]), min(_same(bits, many) for bits in layers))
 
 
-def _same(shape: tuple[int, int], computed: torch.dtype, counts: Sequence[int]) -> int:
-    """The last of `counts` before the order of summing changes."""
-    changes = _changes(shape, computed, counts)
-    return counts[counts.index(changes[0]) - 1] if changes else counts[-1]
-
-
-def _changes(shape: tuple[int, int], computed: torch.dtype, counts: Sequence[int]) -> list[int]:
-    """Those numbers of rows at which a product of this shape is summed in another order than at the one before."""
+def _bits(shape: tuple[int, int], computed: torch.dtype, counts: Sequence[int]) -> dict[int, torch.Tensor]:
+    """What a product of this shape makes of a row among each number of equal ones; all of them where they differ."""
     half = torch.randn(shape[0], shape[1] // 2, generator=torch.Generator().manual_seed(0)).to(computed)
     # Every sum is zero but for its rounding, which then is all that is left to see.
     product = PackedLinear(torch.cat([half, -half.flip(1)], dim=1), computed)
     row = torch.cat([half[0], half[0].flip(0)])
-    rows = [product(row.expand(count, -1)) for count in counts]
-    return [
-        count
-        for count, before, after in zip(counts[1:], rows, rows[1:], strict=False)
-        if not torch.equal(after, before[:1].expand(count, -1))
-    ]
+    bits = {}
+    for count in counts:
+        rows = product(row.expand(count, -1))
+        # A copy, so that the others do not stay in memory.
+        bits[count] = rows[:1].clone() if torch.equal(rows, rows[:1].expand(count, -1)) else rows
+    return bits
+
+
+def _same(bits: dict[int, torch.Tensor], counts: Sequence[int]) -> int:
+    """The last of `counts` before the bits change."""
+    same = itertools.takewhile(lambda count: torch.equal(bits[count], bits[counts[0]]), counts)
+    return list(same)[-1]
 
 
 def seconds_per_step(computed: torch.dtype, config: Phi3Config) -> float:
