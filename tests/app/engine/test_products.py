@@ -46,6 +46,7 @@ def test_a_row_is_the_same_in_any_company_that_the_division_allows(
     found = divided(shape, computed) or Division(300, 256)
     product = PackedLinear(torch.randn(shape) / shape[1] ** 0.5, computed)
     rows = torch.randn(300, shape[1])
+    assert torch.equal(product(rows[:1])[0], product(rows[:2])[0])
     for counts in (range(2, found.few + 1), range(BLOCK, found.many + 1, BLOCK)):
         least = counts[0]
         alone = torch.cat([product(rows[start : start + least])[:1] for start in range(300 - least)])
