@@ -17,8 +17,8 @@ from app.engine.fixed import FixedDecoder
 from app.engine.load import load
 from app.settings import Settings
 from tests.app.engine.requests import ids, read, request
-from tests.app.engine.test_decoder import model
-from tests.app.engine.test_fixed import attention, cache_for
+from tests.app.engine.test_decoder import cache_for, model
+from tests.app.engine.test_fixed import attention
 
 
 def built(tiny_model: Path, max_context: int = 64, **settings: Any) -> Built:

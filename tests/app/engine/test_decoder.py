@@ -30,13 +30,15 @@ def model(config: dict[str, Any]) -> Phi3ForCausalLM:
     return tiny.build(vocab_size=97, pad_token_id=0, bos_token_id=1, eos_token_id=None, **sizes | config)
 
 
-def decoder(model: Phi3ForCausalLM, division: Division | None = None) -> Decoder:
+def cache_for(model: Phi3ForCausalLM, tokens: int = 1000) -> KeyValueCache:
     config = model.config
     head_dim = config.hidden_size // config.num_attention_heads
-    cache = KeyValueCache(
-        config.num_hidden_layers, config.num_key_value_heads, head_dim, 1000, torch.float32, model.device
-    )
-    return Decoder(model, cache, division)
+    layers, heads = config.num_hidden_layers, config.num_key_value_heads
+    return KeyValueCache(layers, heads, head_dim, tokens, model.dtype, model.device)
+
+
+def decoder(model: Phi3ForCausalLM, division: Division | None = None) -> Decoder:
+    return Decoder(model, cache_for(model), division)
 
 
 def theirs(model: Phi3ForCausalLM, ids: list[int]) -> torch.Tensor:

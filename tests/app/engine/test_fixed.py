@@ -15,7 +15,7 @@ from app.engine.decoder import Decoder, Span
 from app.engine.fixed import FixedDecoder, supported
 from app.engine.invariance import difference, invariant
 from tests.app.engine.requests import generation, ids, read, request
-from tests.app.engine.test_decoder import CONFIGS, LONGROPE, model, theirs
+from tests.app.engine.test_decoder import CONFIGS, LONGROPE, cache_for, model, theirs
 
 CONCURRENCY = 6
 
@@ -67,13 +67,6 @@ def attention(
         shares = scores.masked_fill(~seen, -torch.inf).softmax(-1).nan_to_num(0)
         out[first:end] = torch.einsum("hqk,khd->qhd", shares, values)
     return out
-
-
-def cache_for(model: Phi3ForCausalLM, tokens: int = 1000) -> KeyValueCache:
-    config = model.config
-    head_dim = config.hidden_size // config.num_attention_heads
-    layers, heads = config.num_hidden_layers, config.num_key_value_heads
-    return KeyValueCache(layers, heads, head_dim, tokens, model.dtype, model.device)
 
 
 def fixed(model: Phi3ForCausalLM, cache: KeyValueCache) -> FixedDecoder:

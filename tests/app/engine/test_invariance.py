@@ -12,6 +12,7 @@ from app.engine.invariance import invariant
 from app.engine.load import load
 from app.engine.products import division, pack
 from tests import tiny
+from tests.app.engine.test_decoder import cache_for
 
 
 @pytest.fixture
@@ -42,9 +43,6 @@ def test_a_pass_that_rounds_otherwise_for_some_number_of_rows_is_found(cache: Ke
 def test_on_this_machine_the_division_of_rows_is_needed_where_it_is_made_and_enough(demo: Path) -> None:
     model = load(demo, "bfloat16", 512).model
     divided = division(model, pack(model), 16, PROMPT_TOKENS + 16)
-    config = model.config
-    cache = KeyValueCache(
-        config.num_hidden_layers, config.num_key_value_heads, 64, 2000, torch.bfloat16, torch.device("cpu")
-    )
-    assert invariant(Decoder(model, cache, divided), cache, config.vocab_size, 16)
-    assert invariant(Decoder(model, cache), cache, config.vocab_size, 16) == (divided is None)
+    cache = cache_for(model, 2000)
+    assert invariant(Decoder(model, cache, divided), cache, model.config.vocab_size, 16)
+    assert invariant(Decoder(model, cache), cache, model.config.vocab_size, 16) == (divided is None)
