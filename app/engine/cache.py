@@ -12,6 +12,11 @@ import torch
 BLOCK = 64
 
 
+def whole_blocks(tokens: int) -> int:
+    """The places that so many tokens take: whole blocks, so that extents often lie at equal distances."""
+    return -(-tokens // BLOCK) * BLOCK
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Extent:
     """Consecutive places in the cache, one a token."""
@@ -27,7 +32,7 @@ class KeyValueCache:
         layers: of the model.
         heads: for keys and values.
         head_dim: size of one head.
-        tokens: places for tokens.
+        tokens: places for tokens, rounded up to whole blocks.
         dtype: of keys and values.
         device: where they are; the memory is taken, and touched, at once.
     """
@@ -35,10 +40,11 @@ class KeyValueCache:
     def __init__(
         self, layers: int, heads: int, head_dim: int, tokens: int, dtype: torch.dtype, device: torch.device
     ) -> None:
+        tokens = whole_blocks(tokens)
         # zero_ and not zeros, whose memory a CPU does not really take before it is used.
         shape = (2 * layers, 1, heads, tokens + BLOCK, head_dim)
         self._pool = torch.empty(shape, dtype=dtype, device=device).zero_()
-        self._tensors = self._pool.unbind(0)  # keys of a layer, then its values
+        self._layers = self._pool.view(layers, 2, *shape[1:]).unbind(0)  # keys, then values
         self.head_dim = head_dim
         self.tokens = tokens
         self.spare = tokens  # first of BLOCK places that no sequence has, for rows that only fill up a pass
@@ -49,7 +55,8 @@ class KeyValueCache:
         self.reserved = 0
 
     def reserve(self, size: int) -> Extent | None:
-        """Give out `size` places, dropping kept prompts where it must; None where there is no room for now."""
+        """Give out places for `size` tokens, dropping kept prompts where it must; None while there is no room."""
+        size = whole_blocks(size)
         while (place := self._first_gap(size)) is None:
             if not self._kept:
                 return None
@@ -105,19 +112,31 @@ class KeyValueCache:
             self._pool[:, :, :, target] = self._pool[:, :, :, source]
         return len(found) * BLOCK
 
-    def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Put rows, shape (rows, heads, head dim), at the places `slots`, shape (rows,)."""
-        self._tensors[2 * layer].index_copy_(2, slots, keys.transpose(0, 1)[None])
-        self._tensors[2 * layer + 1].index_copy_(2, slots, values.transpose(0, 1)[None])
+    def write(self, layer: int, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
+        """Put rows at the places `slots`, shape (rows,): of keys, then values, shape (rows, 2 * heads, head dim)."""
+        rows = keys_values.view(len(slots), 2, 1, -1, self.head_dim)
+        self._layers[layer].index_copy_(3, slots, rows.permute(1, 2, 3, 0, 4))
 
-    def layer(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def layer(self, number: int) -> tuple[torch.Tensor, ...]:
         """Keys and values of a layer at all places: views of shape (places, heads, head dim)."""
-        keys, values = self._tensors[2 * number : 2 * number + 2]
-        return keys[0].transpose(0, 1), values[0].transpose(0, 1)
+        return self._layers[number][:, 0].transpose(1, 2).unbind(0)
 
-    def read(self, places: slice) -> tuple[torch.Tensor, ...]:
-        """Keys and values of every layer in turn, at `places`: views of shape (1, heads, places, head dim)."""
-        return self._pool[:, :, :, places].unbind(0)
+    def read(self, start: int, size: int, count: int = 1, distance: int = 0) -> tuple[torch.Tensor, ...]:
+        """Keys and values of every layer in turn, at `size` places from `start` on, and so `count` times.
+
+        Args:
+            start: of the first places.
+            size: places each time.
+            count: how many times.
+            distance: from each start to the next.
+
+        Returns:
+            views of shape (count, heads, size, head dim).
+        """
+        places = self._pool[:, :, :, start : start + size]
+        tensors, _, *rest = places.stride()
+        shape = (len(places), count, *places.shape[2:])
+        return places.as_strided(shape, (tensors, distance * rest[1], *rest)).unbind(0)
 
     def _first_gap(self, size: int) -> int | None:
         return next((place for place, gap in enumerate(self._gaps) if gap.size >= size), None)

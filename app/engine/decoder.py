@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import Phi3ForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from app.engine.cache import BLOCK, KeyValueCache
+from app.engine.cache import BLOCK, KeyValueCache, whole_blocks
 from app.engine.products import Division
 
 
@@ -103,9 +103,9 @@ class Layers:
             attention, mlp = layer.self_attn, layer.mlp
             h = self._norm(x, layer.input_layernorm.weight)
             qkv = attention.qkv_proj(h).view(len(ids), -1, self._cache.head_dim)
-            turned = self._rotary.turn(qkv[:, : self._turned], cos, sin)
-            self._cache.write(number, slots, turned[:, self._heads :], qkv[:, self._turned :])
-            x = x + attention.o_proj(attend(number, turned[:, : self._heads]))
+            self._rotary.turn(qkv[:, : self._turned], cos, sin)
+            self._cache.write(number, slots, qkv[:, self._heads :])
+            x = x + attention.o_proj(attend(number, qkv[:, : self._heads]))
             gate, up = mlp.gate_up_proj(self._norm(x, layer.post_attention_layernorm.weight)).chunk(2, dim=-1)
             x = x + mlp.down_proj(functional.silu(gate) * up)
         return x
@@ -132,7 +132,7 @@ class Decoder:
         self._layers = Layers(model, cache)
         self._cache = cache
         self._kv_heads = model.config.num_key_value_heads
-        self._groups = model.config.num_attention_heads // self._kv_heads
+        self._sharing = model.config.num_attention_heads // self._kv_heads
         self._window = model.config.sliding_window
         self._division = division
 
@@ -173,69 +173,83 @@ class Decoder:
 
     def _compute(self, spans: list[Span]) -> dict[int, torch.Tensor]:
         """Compute a pass: what follows from the last token of each span that wants scores, by the span's id."""
-        newest = [span for span in spans if len(span.ids) == 1]
-        blocks = [span for span in spans if len(span.ids) > 1]
-        packed = newest + blocks
-        rows = rows_of(packed).to(self._device)
-        alone = rows.shape[1] == 1
-        if alone:
+        if sum(len(span.ids) for span in spans) == 1:
             # A lone row would take kernels of its own: computed twice, it takes those of company.
-            rows = rows.expand(-1, 2)
-        seen = [self._cache.read(self._places(span)) for span in packed]
-        masks = [self._mask(span) for span in blocks]
+            spans = spans * 2
+        groups = self._groups([span for span in spans if len(span.ids) == 1])
+        groups += [[span] for span in spans if len(span.ids) > 1]
+        packed = list(itertools.chain.from_iterable(groups))
+        parts = [self._newest(group) if len(group[0].ids) == 1 else self._block(*group) for group in groups]
+        sizes = [sum(len(span.ids) for span in group) for group in groups]
 
         def attend(layer: int, queries: torch.Tensor) -> torch.Tensor:
-            keys_values = [tensors[2 * layer : 2 * layer + 2] for tensors in seen]
-            attended = [
-                *self._attend_newest(queries[: len(newest)], keys_values[: len(newest)]),
-                *self._attend_blocks(queries[len(newest) :], keys_values[len(newest) :], masks),
-            ]
-            return torch.cat(attended * 2 if alone else attended)
+            own = torch.split(queries, sizes)
+            return torch.cat([part(layer, rows) for part, rows in zip(parts, own, strict=True)])
 
-        x = self._layers(rows, attend)
+        x = self._layers(rows_of(packed).to(self._device), attend)
         ends = itertools.accumulate(len(span.ids) for span in packed)
         return {id(span): x[end - 1] for span, end in zip(packed, ends, strict=True) if span.scored}
 
-    def _places(self, span: Span) -> slice:
-        """Where in the cache the keys are that `span` sees."""
-        return slice(span.start + span.first_seen(self._window), span.start + span.end)
+    def _place(self, span: Span) -> int:
+        """Where in the cache the first key is that `span` sees."""
+        return span.start + span.first_seen(self._window)
 
-    def _mask(self, span: Span) -> torch.Tensor:
-        """Which of those keys each token of `span` sees, shape (tokens, keys)."""
-        places = self._places(span)
+    def _seen(self, span: Span) -> int:
+        """How many keys `span` sees."""
+        return span.end - span.first_seen(self._window)
+
+    def _groups(self, newest: list[Span]) -> list[list[Span]]:
+        """Divide newest tokens into those that see keys in as many blocks, and at equal distances."""
+        groups: list[list[Span]] = []
+        for span in sorted(newest, key=lambda span: (whole_blocks(self._seen(span)), self._place(span))):
+            group = groups[-1] if groups else []
+            blocks = {whole_blocks(self._seen(each)) for each in [*group[-1:], span]}
+            pairs = itertools.pairwise([*group[-2:], span])
+            distances = {self._place(after) - self._place(before) for before, after in pairs}
+            if len(blocks) == len(distances) == 1:
+                group.append(span)
+            else:
+                groups.append([span])
+        return groups
+
+    def _newest(self, group: list[Span]) -> Attend:
+        """Attention of newest tokens that are a group: queries of shape (sequences, heads, head dim)."""
+        # What is computed for a token depends on the number of keys: they are filled up to whole blocks.
+        size = whole_blocks(self._seen(group[0]))
+        first, second = self._place(group[0]), self._place(group[min(1, len(group) - 1)])
+        seen = self._cache.read(first, size, len(group), second - first)
+        lengths = torch.tensor([self._seen(span) for span in group])
+        beyond = torch.arange(size) >= lengths[:, None, None, None]
+        mask = torch.zeros(beyond.shape, dtype=seen[0].dtype).masked_fill(beyond, -torch.inf).to(self._device)
+
+        def attend(layer: int, queries: torch.Tensor) -> torch.Tensor:
+            keys, values = seen[2 * layer : 2 * layer + 2]
+            # Heads that share keys are rows of one product, so that no key is repeated.
+            rows = queries.view(len(group), self._kv_heads, self._sharing, -1)
+            return functional.scaled_dot_product_attention(rows, keys, values, attn_mask=mask).flatten(1)
+
+        return attend
+
+    def _block(self, span: Span) -> Attend:
+        """Attention of a block: queries of shape (tokens, heads, head dim)."""
+        first = span.first_seen(self._window)
+        seen = self._cache.read(self._place(span), self._seen(span))
         query = torch.arange(span.position, span.end)[:, None]
-        key = torch.arange(places.start - span.start, span.end)[None]
+        key = torch.arange(first, span.end)[None]
         mask = key <= query
         if self._window:
             mask &= key > query - self._window
-        return mask.to(self._device)
+        mask = mask.to(self._device)
 
-    def _attend_newest(self, queries: torch.Tensor, seen: list[tuple[torch.Tensor, ...]]) -> list[torch.Tensor]:
-        """Attention of one query a sequence, shape (sequences, heads, head dim), as rows of shape (1, hidden)."""
-        # Heads that share keys are rows of one product, so that no key is repeated.
-        rows = queries.view(-1, 1, self._kv_heads, self._groups, self._cache.head_dim).unbind(0)
-        return [
-            functional.scaled_dot_product_attention(row, keys, values).view(1, -1)
-            for row, (keys, values) in zip(rows, seen, strict=True)
-        ]
-
-    def _attend_blocks(
-        self, queries: torch.Tensor, seen: list[tuple[torch.Tensor, ...]], masks: list[torch.Tensor]
-    ) -> list[torch.Tensor]:
-        """Attention of blocks, their queries one after another (rows, heads, head dim), as (tokens, hidden) each."""
-        attended = []
-        row = 0
-        for mask, (keys, values) in zip(masks, seen, strict=True):
-            block = queries[row : row + len(mask)].view(len(mask), self._kv_heads, self._groups, -1)
-            block = block.permute(1, 2, 0, 3)
-            row += len(mask)
+        def attend(layer: int, queries: torch.Tensor) -> torch.Tensor:
             # A dimension without a stride stands for the heads that share keys.
-            shape = (*block.shape[:2], -1, -1)
-            out = functional.scaled_dot_product_attention(
-                block, keys[0, :, None].expand(shape), values[0, :, None].expand(shape), attn_mask=mask
-            )
-            attended.append(out.permute(2, 0, 1, 3).flatten(1))
-        return attended
+            shape = (self._kv_heads, self._sharing, -1, -1)
+            keys, values = (tensor[0, :, None].expand(shape) for tensor in seen[2 * layer : 2 * layer + 2])
+            block = queries.view(len(span.ids), self._kv_heads, self._sharing, -1).permute(1, 2, 0, 3)
+            out = functional.scaled_dot_product_attention(block, keys, values, attn_mask=mask)
+            return out.permute(2, 0, 1, 3).flatten(1)
+
+        return attend
 
 
 class _Rotary:
@@ -263,7 +277,8 @@ class _Rotary:
         sin = functional.pad(torch.cat([-sin, sin], dim=-1), (0, self._still))
         return cos.to(self._dtype)[:, None], sin.to(self._dtype)[:, None]
 
-    def turn(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """Rotate x, shape (rows, heads, head dim)."""
+    def turn(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        """Rotate x, shape (rows, heads, head dim), in its place."""
         first, second, still = torch.split(x, [self._half, self._half, self._still], dim=-1)
-        return torch.addcmul(x * cos, torch.cat([second, first, still], dim=-1), sin)
+        swapped = torch.cat([second, first, still], dim=-1)
+        x.mul_(cos).addcmul_(swapped, sin)

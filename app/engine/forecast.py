@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from app.engine.batched import PROMPT_TOKENS, Decode
-from app.engine.cache import KeyValueCache
+from app.engine.cache import KeyValueCache, whole_blocks
 from app.engine.decoder import Span
 from app.engine.request import Generation
 
@@ -70,7 +70,7 @@ class Forecast:
         place = self._due(now)
         if place is None:
             place = len(self._promises)
-        lengths = [each.request.max_length for each in let_in if each.lane == "batched"]
+        lengths = [whole_blocks(each.request.max_length) for each in let_in if each.lane == "batched"]
         fit = int(self._cache_tokens / statistics.mean(lengths)) if lengths else self._concurrency
         free = {"batched": [0.0] * max(1, min(self._concurrency, fit)), "reference": [0.0]}
         ends, works = [], []

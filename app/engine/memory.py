@@ -8,7 +8,7 @@ import torch
 from transformers import Phi3ForCausalLM
 
 from app.engine.batched import PROMPT_TOKENS
-from app.engine.cache import BLOCK
+from app.engine.cache import BLOCK, whole_blocks
 from app.engine.request import LoadError
 
 GIB = 2**30
@@ -68,8 +68,9 @@ def budget(
     gpu = model.device.type == "cuda"
     free = free_bytes(model.device) if free is None else free
     share = share or (GPU_SHARE if gpu else CPU_SHARE)
-    # Scores are held several times over while tokens are chosen, twice of them in float64.
-    steps = (PROMPT_TOKENS + concurrency) * row_bytes + concurrency * config.vocab_size * 32 + BLOCK * token_bytes
+    # Scores are held several times over while tokens are chosen, twice of them in float64; the cache has a spare block,
+    # and is rounded up to whole ones.
+    steps = (PROMPT_TOKENS + concurrency) * row_bytes + concurrency * config.vocab_size * 32 + 2 * BLOCK * token_bytes
     usable = int(free * share) - steps
     # A search computes its prompt for every beam, and reorders one layer's cache at a time.
     beam_bytes = token_bytes * 5 // 4 + row_bytes
@@ -77,7 +78,7 @@ def budget(
     left = usable - context * token_bytes
     beam_room = min(int(usable * BEAM_SHARE), left if left >= 0 else usable)
     beam_tokens = max(0, min(max_beam_tokens, beam_room // beam_bytes))
-    tokens = min((usable - beam_tokens * beam_bytes) // token_bytes, concurrency * context)
+    tokens = min((usable - beam_tokens * beam_bytes) // token_bytes, concurrency * whole_blocks(context))
     if tokens < (context if asked_for else 1):
         raise LoadError(
             f"A context of {context} tokens needs {context * token_bytes / GIB:.2f} GiB for keys and values, and there "

@@ -115,7 +115,7 @@ def longrope() -> Lane:
     "config", [{"original_max_position_embeddings": 512}, pytest.param(WINDOW, marks=pytest.mark.slow), LONGROPE]
 )
 def test_64_mixed_requests_are_token_for_token_what_one_row_generate_gives(config: dict[str, Any]) -> None:
-    lane = Lane(config, concurrency=32)
+    lane = Lane(config, concurrency=32, tokens=8192)
     sizes = [(1 + 5 * n % 150, 4 + 13 * n % 60) for n in range(64)]
     answers = lane.run(*(request(prompt(length), new) for length, new in sizes))
     assert [ids(events) for events in answers] == [lane.wanted(prompt(length), new) for length, new in sizes]

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 from transformers import Phi3ForCausalLM
 
 from app.engine.cache import KeyValueCache
 from app.engine.decoder import Attend, Decoder, Layers, Span
-from app.engine.products import Division
+from app.engine.products import Division, pack
 from tests import tiny
 
 LONGROPE = {
@@ -80,6 +81,64 @@ def test_passes_have_as_many_rows_as_the_division_allows(monkeypatch: pytest.Mon
     scores = decoder(model({}), Division(3, 128))(spans)
     assert counts == [128, 128, 64, 3, 3, 2]  # the last is a lone row, computed twice
     torch.testing.assert_close(scores, decoder(model({}))(spans), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("places", "counts"),
+    [
+        ([0, 128, 256, 384], [4]),
+        ([384, 0, 256, 128], [4]),
+        ([0, 128, 256, 576], [3, 1]),
+        ([0, 128, 320, 512], [2, 2]),
+        ([0], [2]),
+    ],
+    ids=["equal", "in another order", "one apart", "two and two", "alone, computed twice"],
+)
+def test_newest_tokens_whose_keys_lie_at_equal_distances_are_computed_together(
+    places: list[int], counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    attention = functional.scaled_dot_product_attention
+
+    def counted(query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        computed.append(len(query))
+        return attention(query, *args, **kwargs)
+
+    library = model({})
+    decode = decoder(library)
+    ids = [[(place + 7 * n) % 97 for n in range(20 + number)] for number, place in enumerate(places)]
+    decode([Span(row[:-1], 0, place, False, False) for row, place in zip(ids, places, strict=True)])
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", counted)
+    scores = decode([Span(row[-1:], len(row) - 1, place, False, True) for row, place in zip(ids, places, strict=True)])
+    assert computed == counts * library.config.num_hidden_layers
+    torch.testing.assert_close(scores, torch.stack([theirs(library, row) for row in ids]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_newest_token_gets_the_same_bits_wherever_and_whatever_its_neighbours_are(
+    window: int | None, dtype: torch.dtype
+) -> None:
+    library = model({"sliding_window": window, "num_attention_heads": 8, "num_key_value_heads": 2}).to(dtype)
+    pack(library)
+    cache = cache_for(library, 3000)
+    decode = Decoder(library, cache)
+    ids = [(7 * n) % 97 for n in range(70)]
+    for start in range(0, 3000, 200):
+        decode([Span(ids[:64], 0, start, False, False)])
+        decode([Span(ids[64:69], 64, start, False, False)])
+
+    def newest(start: int, tokens: int = 70) -> Span:
+        return Span(ids[tokens - 1 : tokens], tokens - 1, start, False, True)
+
+    alone = decode([newest(1000)])[0]
+    companies = [[1200], [800, 1200], [*range(0, 2801, 200)], [0, 200, 2000], [1200, 1400, 2200]]
+    for places in companies:
+        for tokens in ((70,), (70, 40, 66), (40, 64)):
+            others = [newest(place, length) for place, length in zip(places, itertools.cycle(tokens), strict=False)]
+            others = [span for span in others if span.start != 1000]
+            for place in {0, len(others) // 2, len(others)}:
+                assert torch.equal(decode([*others[:place], newest(1000), *others[place:]])[place], alone)
 
 
 def test_blocks_of_one_sequence_may_come_in_one_step() -> None:

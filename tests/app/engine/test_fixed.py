@@ -118,10 +118,10 @@ def test_rows_that_fill_up_touch_no_sequence() -> None:
     library = model({})
     cache = cache_for(library, 200)
     decode = fixed(library, cache)
-    before = [tensor.clone() for tensor in cache.read(slice(0, 200))]
+    before = [tensor.clone() for tensor in cache.read(0, 200)]
     decode([Span([3], 0, 0, False, True)])
     decode([Span([3, 4], 0, 0, False, True)])
-    after = cache.read(slice(0, 200))
+    after = cache.read(0, 200)
     assert all(torch.equal(old[:, :, 2:], new[:, :, 2:]) for old, new in zip(before, after, strict=True))
 
 

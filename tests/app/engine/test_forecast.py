@@ -99,7 +99,11 @@ def test_several_sequences_take_several_places_and_end_together(forecast: Foreca
 
 
 def test_less_runs_at_once_where_the_cache_is_small(forecast: Forecast) -> None:
-    assert promises(forecast, [let_in(4999) for _ in range(4)], 3) == [49990, 49990, 99980]
+    assert promises(forecast, [let_in(4991) for _ in range(4)], 3) == [49910, 49910, 99820]
+
+
+def test_room_is_counted_in_whole_blocks(forecast: Forecast) -> None:
+    assert promises(forecast, [let_in(4992) for _ in range(4)], 3) == [49920, 99840, 149760]
 
 
 def test_beams_wait_for_beams_alone(forecast: Forecast) -> None:
