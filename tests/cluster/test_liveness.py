@@ -89,7 +89,7 @@ def test_a_stuck_engine_is_restarted_and_answers_again(
 @pytest.mark.slow
 def test_a_busy_engine_is_left_alone(namespace: Namespace) -> None:
     namespace.install(values={"model": "demo"})
-    answers = ask(namespace, 16, BUSY_SECONDS, 8000)
+    answers = ask(namespace, 16, BUSY_SECONDS, 4000)
     assert len(answers) >= 16
     assert set(answers) <= {"200", "TimeoutError"}
     assert restarts(namespace) == 0
