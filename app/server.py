@@ -21,6 +21,8 @@ from app.settings import GPU_CONCURRENCY, Settings
 
 # Seconds that answers which are ended at CHAT_DRAIN_SECONDS have to reach their clients.
 LAST_WORDS_SECONDS = 5
+# How often a thread of libgomp, torch's OpenMP, looks for work before it sleeps: some 40 us.
+SPINS = "1000"
 # Seconds that a client may be silent in the middle of a request.
 RECEIVE_SECONDS = 15
 # Seconds that an idle connection is kept: longer than proxies keep theirs (60 with nginx and AWS), since one that both
@@ -102,7 +104,9 @@ class Server(BaseApplication):  # type: ignore[misc]
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; raises KeysError where the API keys cannot be read."""
     keys = Keys(settings.api_keys_file) if settings.api_keys_file else None
-    # On a CPU that others use too, torch's threads that spin while they wait hold each other up.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # On a CPU that others use too, torch's threads that spin for long while they wait hold each other up; those that do
+    # not spin at all wake up late for each of a step's hundreds of products.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     logs.configure(settings.log_level)
     Server(settings, keys).run()
