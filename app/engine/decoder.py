@@ -173,8 +173,8 @@ class Decoder:
 
     def _compute(self, spans: list[Span]) -> dict[int, torch.Tensor]:
         """Compute a pass: what follows from the last token of each span that wants scores, by the span's id."""
-        if sum(len(span.ids) for span in spans) == 1:
-            # A lone row would take kernels of its own: computed twice, it takes those of company.
+        if self._device.type != "cpu" and sum(len(span.ids) for span in spans) == 1:
+            # A lone row would take kernels of its own, which packed products do not: twice, it takes those of company.
             spans = spans * 2
         groups = self._groups([span for span in spans if len(span.ids) == 1])
         groups += [[span] for span in spans if len(span.ids) > 1]

@@ -2,8 +2,9 @@
 
 On a CPU, `torch.nn.functional.linear` takes other kernels for other numbers of rows, which round differently, and packs
 the weights anew at each call. oneDNN's packed weights, which torch's own compiler uses (torch/_inductor/fx_passes/
-mkldnn_fusion.py in torch 2.13), are packed once and give the same row in any company of two rows or more; on a CPU with
-AMX, in bfloat16, in companies of some sizes: `division` finds out which.
+mkldnn_fusion.py in torch 2.13), are packed once and give the same row in any company of two rows or more, and in some
+shapes also alone, which `pack` finds out; on a CPU with AMX, in bfloat16, in companies of some sizes: `division` finds
+out which.
 """
 
 import itertools
@@ -29,21 +30,22 @@ class PackedLinear(nn.Module):
     Args:
         weight: shape (out_features, in_features), on the CPU.
         computed: type in which products are summed and weights are held; results have the type of the rows.
+        twice: compute a lone row twice, so that it does not take a kernel of its own.
     """
 
-    def __init__(self, weight: torch.Tensor, computed: torch.dtype) -> None:
+    def __init__(self, weight: torch.Tensor, computed: torch.dtype, twice: bool = True) -> None:
         super().__init__()
         self.shape = (weight.shape[0], weight.shape[1])
         self._computed = computed
+        self._twice = twice
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(computed), ROWS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply rows, shape (..., in_features) to (..., out_features)."""
-        alone = x.numel() == x.shape[-1]
-        # A lone row would take a kernel of its own.
-        rows = (x.reshape(1, -1).expand(2, -1) if alone else x).to(self._computed)
+        twice = self._twice and x.numel() == x.shape[-1]
+        rows = (x.reshape(1, -1).expand(2, -1) if twice else x).to(self._computed)
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, None, "none", [], "")
-        return (product[:1].reshape(*x.shape[:-1], -1) if alone else product).to(x.dtype)
+        return (product[:1].reshape(*x.shape[:-1], -1) if twice else product).to(x.dtype)
 
 
 def pack(model: Phi3ForCausalLM) -> torch.dtype:
@@ -56,10 +58,14 @@ def pack(model: Phi3ForCausalLM) -> torch.dtype:
     computed: torch.dtype = min(
         (model.dtype, torch.float32), key=lambda candidate: seconds_per_step(candidate, model.config)
     )
+    twice: dict[torch.Size, bool] = {}
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
-                setattr(module, name, PackedLinear(child.weight, computed))
+                shape = child.weight.shape
+                if shape not in twice:
+                    twice[shape] = _same(_bits(shape, computed, (1, 2)), (1, 2)) == 1
+                setattr(module, name, PackedLinear(child.weight, computed, twice[shape]))
     return computed
 
 
@@ -95,11 +101,11 @@ def division(model: Phi3ForCausalLM, computed: torch.dtype, concurrency: int, mo
     return Division(min(_same(bits, few) for bits in [*layers, head]), min(_same(bits, many) for bits in layers))
 
 
-def _bits(shape: tuple[int, int], computed: torch.dtype, counts: Sequence[int]) -> dict[int, torch.Tensor]:
+def _bits(shape: Sequence[int], computed: torch.dtype, counts: Sequence[int]) -> dict[int, torch.Tensor]:
     """What a product of this shape makes of a row among each number of equal ones; all of them where they differ."""
     half = torch.randn(shape[0], shape[1] // 2, generator=torch.Generator().manual_seed(0)).to(computed)
     # Every sum is zero but for its rounding, which then is all that is left to see.
-    product = PackedLinear(torch.cat([half, -half.flip(1)], dim=1), computed)
+    product = PackedLinear(torch.cat([half, -half.flip(1)], dim=1), computed, twice=False)
     row = torch.cat([half[0], half[0].flip(0)])
     bits = {}
     for count in counts:

@@ -1,5 +1,6 @@
 """Packed matrix products."""
 
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -8,7 +9,9 @@ from torch.nn import functional
 from transformers import Phi3ForCausalLM
 
 from app.engine.cache import BLOCK
+from app.engine.load import load
 from app.engine.products import Division, PackedLinear, division, pack
+from app.settings import Dtype
 from tests import tiny
 
 # (outputs, inputs) of the demo model's layers, and of mini's smallest.
@@ -55,6 +58,34 @@ def test_a_row_is_the_same_in_any_company_that_the_division_allows(
                 company = product(rows[place : place + count])
                 known = alone[place : place + count]
                 assert torch.equal(company[: len(known)], known), (count, place)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_lone_row_is_what_it_is_in_company(demo: Path, dtype: Dtype) -> None:
+    model = load(demo, dtype, 512).model
+    pack(model)
+    for shape, product in {
+        module.shape: module for module in model.modules() if isinstance(module, PackedLinear)
+    }.items():
+        rows = torch.randn(30, shape[1]).to(model.dtype)
+        assert torch.equal(torch.cat([product(row[None]) for row in rows]), product(rows))
+
+
+def test_a_lone_row_is_computed_twice_where_it_would_be_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.golden()
+    counts: set[int] = set()
+    multiply = torch.ops.mkldnn._linear_pointwise
+
+    def otherwise(rows: torch.Tensor, *args: object) -> torch.Tensor:
+        counts.add(len(rows))
+        product: torch.Tensor = multiply(rows, *args)
+        return torch.nextafter(product, product + 1) if len(rows) == 1 else product
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", otherwise)
+    pack(model)
+    counts.clear()
+    model.lm_head(torch.randn(1, model.config.hidden_size))
+    assert counts == {2}
 
 
 @pytest.mark.parametrize(
