@@ -37,9 +37,9 @@ first token was there; `transformers serve` runs with `--continuous-batching`, a
 cache, where its default is more than half. Memory is the highest sum of the resident sets of a server's processes,
 where pages that they share count for each.
 
-Each server has the environment that its users give it. `phi3` sets `OMP_WAIT_POLICY=PASSIVE` itself, and the others do
-not: where other programs use the cores too, that alone makes them several times slower. With `OMP_WAIT_POLICY=PASSIVE`
-before the command all have it.
+Each server has the environment that its users give it. `phi3` lets threads of torch spin for a moment only while they
+wait (`GOMP_SPINCOUNT=1000`), the others for milliseconds: where other programs use the cores too, that alone makes them
+several times slower. With `GOMP_SPINCOUNT=1000` before the command all have it.
 """
 
 
