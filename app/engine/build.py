@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from transformers import Phi3ForCausalLM
 
 from app.engine.batched import PROMPT_TOKENS, BatchedLane, Decode
-from app.engine.cache import KeyValueCache
+from app.engine.cache import KeyValueCache, cache_for
 from app.engine.decoder import Decoder
 from app.engine.engine import Engine
 from app.engine.fixed import FixedDecoder, supported
@@ -54,7 +54,6 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
         LoadError: the context that was asked for does not fit.
     """
     model = loaded.model
-    config = model.config
     on_cpu = model.device.type == "cpu"
     concurrency = settings.max_concurrency or (CPU_CONCURRENCY if on_cpu else GPU_CONCURRENCY)
     divided = None
@@ -70,14 +69,7 @@ def build(loaded: LoadedModel, settings: Settings) -> Built:
         share=settings.memory_share,
         max_beam_tokens=settings.max_beam_tokens,
     )
-    cache = KeyValueCache(
-        layers=config.num_hidden_layers,
-        heads=config.num_key_value_heads,
-        head_dim=model.model.layers[0].self_attn.head_dim,
-        tokens=memory.tokens,
-        dtype=model.dtype,
-        device=model.device,
-    )
+    cache = cache_for(model, memory.tokens)
     decode = decoder(model, cache, concurrency, divided)
     same = invariant(decode, cache, loaded.vocabulary, concurrency)
     step = seconds_per_step(decode, cache, concurrency)

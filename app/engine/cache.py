@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers import Phi3ForCausalLM
 
 # Tokens that are computed together and shared together: a prompt is cut at its multiples, whoever computes it.
 BLOCK = 64
@@ -153,6 +154,13 @@ class KeyValueCache:
         for number, name in enumerate(names):
             if self._blocks.get(name) == extent.start + number * BLOCK:
                 del self._blocks[name]
+
+
+def cache_for(model: Phi3ForCausalLM, tokens: int) -> KeyValueCache:
+    """An empty cache of `tokens` places for the keys and values of `model`, beside its weights."""
+    layers, heads = model.config.num_hidden_layers, model.config.num_key_value_heads
+    head_dim = model.model.layers[0].self_attn.head_dim
+    return KeyValueCache(layers, heads, head_dim, tokens, model.dtype, model.device)
 
 
 def block_names(ids: Sequence[int], long: bool) -> Iterator[bytes]:

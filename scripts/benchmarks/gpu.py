@@ -16,7 +16,7 @@ from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM
 
 from app.engine.batched import BatchedLane
 from app.engine.build import decoder
-from app.engine.cache import KeyValueCache
+from app.engine.cache import cache_for
 from app.engine.invariance import invariant
 from app.engine.memory import budget
 from app.engine.request import Generation, GenerationRequest
@@ -138,9 +138,7 @@ def measure(name: str, model: Phi3ForCausalLM, clients: list[int], tokens: int) 
     """Results of `generate` and of the engine, whether answers are the same in any company, and where time goes."""
     config = model.config
     divided = budget(model, CONTEXT, asked_for=False, concurrency=max(clients), share=None, max_beam_tokens=0)
-    head_dim = model.model.layers[0].self_attn.head_dim
-    heads = config.num_key_value_heads
-    cache = KeyValueCache(config.num_hidden_layers, heads, head_dim, divided.tokens, model.dtype, model.device)
+    cache = cache_for(model, divided.tokens)
     # Of the embeddings a step reads a row for each token.
     weights = sum(p.numel() * p.itemsize for p in model.parameters()) - model.model.embed_tokens.weight.nbytes
     results = [plain(model, name, tokens, weights, divided.token_bytes)]

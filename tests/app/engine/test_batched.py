@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig, Phi3ForCausalLM
 
 from app.engine.batched import BatchedLane
-from app.engine.cache import BLOCK, KeyValueCache
+from app.engine.cache import BLOCK, cache_for
 from app.engine.decoder import Decoder, Span
 from app.engine.products import pack
 from app.engine.request import (
@@ -53,7 +53,7 @@ class Lane:
         self.library = build(**config)
         model = build(**config)
         pack(model)
-        self.cache = KeyValueCache(2, 2, 8, tokens, torch.float32, model.device)
+        self.cache = cache_for(model, tokens)
         self.decoder = Decoder(model, self.cache)
         self.steps: list[list[Span]] = []
         self.fault: BaseException | None = None

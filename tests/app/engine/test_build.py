@@ -12,12 +12,13 @@ import torch
 from app.engine import build as module
 from app.engine.batched import Decode
 from app.engine.build import Built, build, decoder
+from app.engine.cache import cache_for
 from app.engine.decoder import Decoder, Span
 from app.engine.fixed import FixedDecoder
 from app.engine.load import load
 from app.settings import Settings
 from tests.app.engine.requests import ids, read, request
-from tests.app.engine.test_decoder import cache_for, model
+from tests.app.engine.test_decoder import model
 from tests.app.engine.test_fixed import attention
 
 
@@ -71,7 +72,7 @@ def test_a_gpu_that_cannot_compute_in_fixed_passes_gets_the_plain_decoder(
     monkeypatch.setattr(module, "supported", lambda _: True)
     monkeypatch.setattr(module, "FixedDecoder", made)
     with structlog.testing.capture_logs() as logs:
-        assert isinstance(decoder(library, cache_for(library), 4), Decoder)
+        assert isinstance(decoder(library, cache_for(library, 1000), 4), Decoder)
     assert [line["event"].startswith(said) for line in logs] == [True]
 
 
@@ -79,4 +80,4 @@ def test_a_gpu_that_computes_in_fixed_passes_does(monkeypatch: pytest.MonkeyPatc
     library = model({})
     monkeypatch.setattr(module, "supported", lambda _: True)
     monkeypatch.setattr(module, "FixedDecoder", functools.partial(FixedDecoder, attention=attention))
-    assert isinstance(decoder(library, cache_for(library), 4), FixedDecoder)
+    assert isinstance(decoder(library, cache_for(library, 1000), 4), FixedDecoder)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 from transformers import Phi3ForCausalLM
 
-from app.engine.cache import KeyValueCache
+from app.engine.cache import cache_for
 from app.engine.decoder import Attend, Decoder, Layers, Span
 from app.engine.products import Division, pack
 from tests import tiny
@@ -31,15 +31,8 @@ def model(config: dict[str, Any]) -> Phi3ForCausalLM:
     return tiny.build(vocab_size=97, pad_token_id=0, bos_token_id=1, eos_token_id=None, **sizes | config)
 
 
-def cache_for(model: Phi3ForCausalLM, tokens: int = 1000) -> KeyValueCache:
-    config = model.config
-    head_dim = config.hidden_size // config.num_attention_heads
-    layers, heads = config.num_hidden_layers, config.num_key_value_heads
-    return KeyValueCache(layers, heads, head_dim, tokens, model.dtype, model.device)
-
-
 def decoder(model: Phi3ForCausalLM, division: Division | None = None) -> Decoder:
-    return Decoder(model, cache_for(model), division)
+    return Decoder(model, cache_for(model, 1000), division)
 
 
 def theirs(model: Phi3ForCausalLM, ids: list[int]) -> torch.Tensor:

@@ -10,12 +10,12 @@ import torch
 from transformers import Phi3ForCausalLM
 
 from app.engine.batched import PROMPT_TOKENS, BatchedLane
-from app.engine.cache import BLOCK, KeyValueCache
+from app.engine.cache import BLOCK, KeyValueCache, cache_for
 from app.engine.decoder import Decoder, Span
 from app.engine.fixed import FixedDecoder, supported
 from app.engine.invariance import difference, invariant
 from tests.app.engine.requests import generation, ids, read, request
-from tests.app.engine.test_decoder import CONFIGS, LONGROPE, cache_for, model, theirs
+from tests.app.engine.test_decoder import CONFIGS, LONGROPE, model, theirs
 
 CONCURRENCY = 6
 
@@ -83,7 +83,7 @@ def cut(tokens: list[int], start: int, place: int, long: bool) -> list[Span]:
 @pytest.mark.parametrize("length", [2, BLOCK, BLOCK + 1, 2 * BLOCK + 5])
 def test_scores_are_those_of_transformers(name: str, length: int) -> None:
     library = model(CONFIGS[name])
-    decode = fixed(library, cache_for(library))
+    decode = fixed(library, cache_for(library, 1000))
     long = name == "longrope"
     tokens = [(7 * n) % 97 for n in range(length + 2)]
     neighbour = [(5 * n + 1) % 97 for n in range(40)]
@@ -102,7 +102,7 @@ def test_scores_are_those_of_transformers(name: str, length: int) -> None:
 
 def test_a_pass_takes_as_many_blocks_and_sequences_as_the_lane_gives() -> None:
     library = model({})
-    cache = cache_for(library)
+    cache = cache_for(library, 1000)
     spans = [Span([number % 97, 1], 0, 5 * number, False, number < 2) for number in range(PROMPT_TOKENS // 2)]
     spans += [Span([7], 0, 700 + number, False, True) for number in range(CONCURRENCY - 2)]
     expected = Decoder(library, cache)(spans)
@@ -111,7 +111,7 @@ def test_a_pass_takes_as_many_blocks_and_sequences_as_the_lane_gives() -> None:
 
 def test_a_step_may_want_no_scores() -> None:
     library = model({})
-    assert not len(fixed(library, cache_for(library))([Span([1, 2], 0, 0, False, False)]))
+    assert not len(fixed(library, cache_for(library, 1000))([Span([1, 2], 0, 0, False, False)]))
 
 
 def test_rows_that_fill_up_touch_no_sequence() -> None:
@@ -127,7 +127,7 @@ def test_rows_that_fill_up_touch_no_sequence() -> None:
 
 def test_company_does_not_matter() -> None:
     library = model({})
-    cache = cache_for(library)
+    cache = cache_for(library, 1000)
     decode = fixed(library, cache)
     assert invariant(decode, cache, 97, CONCURRENCY)
     assert difference(Decoder(library, cache), decode, cache, 97) < 1e-5
@@ -142,7 +142,10 @@ def test_the_lane_answers_as_with_the_plain_decoder(config: dict[str, Any]) -> N
         for _ in range(20)
     ]
     answers = []
-    for kind in (Decoder(library, plain := cache_for(library)), fixed(library, other := cache_for(library))):
+    for kind in (
+        Decoder(library, plain := cache_for(library, 1000)),
+        fixed(library, other := cache_for(library, 1000)),
+    ):
         lane = BatchedLane(library, kind, plain if isinstance(kind, Decoder) else other, CONCURRENCY)
         generations = [generation(each) for each in asked]
         for each in generations:

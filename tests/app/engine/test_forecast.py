@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.engine.cache import KeyValueCache
+from app.engine.cache import cache_for
 from app.engine.decoder import Decoder
 from app.engine.forecast import GRACE_SECONDS, PROMISES, Forecast, seconds_per_step
 from app.engine.load import load
@@ -157,6 +157,6 @@ def test_where_nothing_is_wanted_any_more_a_place_is_free_at_once(forecast: Fore
 
 def test_a_step_is_measured_with_as_many_sequences_as_there_is_room_for(tiny_model: Path) -> None:
     model = load(tiny_model, "float32", None).model
-    cache = KeyValueCache(2, 2, 8, 10, model.dtype, model.device)
+    cache = cache_for(model, 10)
     assert 0 < seconds_per_step(Decoder(model, cache), cache, 16) < 10
     assert cache.reserved == 0
