@@ -21,7 +21,7 @@ def about(name: str, packages: Sequence[str] = ("torch", "transformers")) -> str
     found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     processor = found[1] if found else platform.machine()
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-    threads = [f"{key}={value}" for key, value in sorted(os.environ.items()) if key.startswith("OMP_")]
+    threads = [f"{key}={value}" for key, value in sorted(os.environ.items()) if key.startswith(("OMP_", "GOMP_"))]
     command = shlex.join([*threads, "scripts/bench", name, *sys.argv[1:]])
     return (
         f"{processor}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 1e9:.0f} GB of memory; "
