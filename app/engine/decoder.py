@@ -177,10 +177,10 @@ class Decoder:
             # A lone row would take kernels of its own, which packed products do not: twice, it takes those of company.
             spans = spans * 2
         groups = self._groups([span for span in spans if len(span.ids) == 1])
-        groups += [[span] for span in spans if len(span.ids) > 1]
-        packed = list(itertools.chain.from_iterable(groups))
-        parts = [self._newest(group) if len(group[0].ids) == 1 else self._block(*group) for group in groups]
-        sizes = [sum(len(span.ids) for span in group) for group in groups]
+        blocks = [span for span in spans if len(span.ids) > 1]
+        packed = [*itertools.chain(*groups), *blocks]
+        parts = [*map(self._newest, groups), *map(self._block, blocks)]
+        sizes = [*map(len, groups), *(len(span.ids) for span in blocks)]
 
         def attend(layer: int, queries: torch.Tensor) -> torch.Tensor:
             own = torch.split(queries, sizes)
