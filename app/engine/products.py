@@ -48,6 +48,12 @@ class PackedLinear(nn.Module):
         return (product[:1].reshape(*x.shape[:-1], -1) if twice else product).to(x.dtype)
 
 
+def types() -> list[torch.dtype]:
+    """In what this CPU can compute products: oneDNN has none in bfloat16 for x86 without AVX-512 or AVX-NE-CONVERT."""
+    bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return [torch.float32, torch.bfloat16] if bfloat16 else [torch.float32]
+
+
 def pack(model: Phi3ForCausalLM) -> torch.dtype:
     """Replace every linear layer of `model`, which is on the CPU, by one with packed weights.
 
@@ -122,7 +128,9 @@ def _same(bits: dict[int, torch.Tensor], counts: Sequence[int]) -> int:
 
 
 def seconds_per_step(computed: torch.dtype, config: Phi3Config) -> float:
-    """Seconds that a step takes in the largest matrices of a few layers: the best of five."""
+    """Seconds that a step takes in the largest matrices of a few layers: the best of five, infinite without kernels."""
+    if computed not in types():
+        return float("inf")
     layers = min(config.num_hidden_layers, 8)
     products = [
         PackedLinear(torch.randn(2 * config.intermediate_size, config.hidden_size), computed) for _ in range(layers)

@@ -53,6 +53,16 @@ def load(server: Server) -> tuple[float, float]:
     return server.metric("vllm:num_requests_running"), server.metric("vllm:num_requests_waiting")
 
 
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_a_cpu_without_arithmetic_in_bfloat16_serves_such_weights(
+    demo: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    with running(demo, "--dtype", dtype, "--max-context", "512", "--memory-share", "0.05") as server:
+        assert "Paris" in server.chat("<|user|>\nWhat is the capital of France?<|end|>\n<|assistant|>\n").text
+        assert any("weights packed" in line and "float32" in line for line in server.lines)
+
+
 def test_a_busy_server_answers_health_checks_refuses_beyond_its_bound_and_forgets_who_left(busy: Server) -> None:
     connections = [ask(busy, **LONG) for _ in range(32)]
     wait_for(lambda: load(busy) == (16, 16))

@@ -10,7 +10,7 @@ from transformers import Phi3ForCausalLM
 
 from app.engine.cache import BLOCK
 from app.engine.load import load
-from app.engine.products import Division, PackedLinear, division, pack
+from app.engine.products import Division, PackedLinear, division, pack, types
 from app.settings import Dtype
 from tests import tiny
 
@@ -19,7 +19,7 @@ SHAPES = [(960, 576), (576, 576), (3072, 576), (576, 1536), (3072, 3072)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("computed", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("computed", types(), ids=str)
 def test_a_product_is_that_of_a_linear_layer(shape: tuple[int, int], computed: torch.dtype) -> None:
     weight, rows = torch.randn(shape) / shape[1] ** 0.5, torch.randn(3, 5, shape[1])
     product = PackedLinear(weight, computed)(rows)
@@ -42,7 +42,7 @@ def divided(shape: tuple[int, int], computed: torch.dtype) -> Division | None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("computed", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("computed", types(), ids=str)
 def test_a_row_is_the_same_in_any_company_that_the_division_allows(
     shape: tuple[int, int], computed: torch.dtype
 ) -> None:
