@@ -76,6 +76,12 @@ def answer_with(page: Page, text: str) -> None:
     page.route(COMPLETIONS, lambda route: route.fulfill(content_type="text/event-stream", body=events(text)))
 
 
+def answer_without_end(page: Page, ends: list[int]) -> None:
+    """Have requests answered for as long as there is room: without the tokens that end an answer."""
+    bias = {"logit_bias": {str(end): -100 for end in ends}}
+    page.route(COMPLETIONS, lambda route: route.continue_(post_data=route.request.post_data_json | bias))
+
+
 def refuse(page: Page, status: int, message: str, retry_after: int | None = None) -> None:
     """Have the next request refused."""
     headers = {"Retry-After": str(retry_after)} if retry_after else {}

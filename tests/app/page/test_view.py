@@ -1,6 +1,8 @@
 """What the chat page shows, and to whom: safely, and to everyone."""
 
 import importlib.resources
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from tests.app.page.pages import (
     RICH,
     OpenPage,
     answer_with,
+    answer_without_end,
     answers,
     refuse,
     say,
@@ -177,7 +180,7 @@ def test_nothing_moves_where_less_motion_is_wanted(open_page: OpenPage) -> None:
     assert page.evaluate("document.getAnimations().length") == 0
 
 
-def test_the_end_is_followed_only_by_a_reader_who_is_there(open_page: OpenPage) -> None:
+def test_the_end_is_followed_only_by_a_reader_who_is_there(open_page: OpenPage, demo: Path) -> None:
     page = open_page(viewport={"width": 800, "height": 400})
     answer_with(page, RICH)
     say(page, CAPITAL)
@@ -185,6 +188,7 @@ def test_the_end_is_followed_only_by_a_reader_who_is_there(open_page: OpenPage) 
     gap = "(({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight)(conversation)"
     assert page.evaluate(gap) < 2
     page.unroute(COMPLETIONS)
+    answer_without_end(page, json.loads((demo / "generation_config.json").read_bytes())["eos_token_id"])
     say(page, LONG)
     wait_for_text(page)
     assert page.evaluate(gap) < 2
