@@ -2,7 +2,7 @@
 
 import sys
 
-from app.access import KeysError
+from app.api.auth import KeysError
 from app.server import run
 from app.settings import SettingsError, read
 

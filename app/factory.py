@@ -10,12 +10,17 @@ from flask import Request, Response, g, jsonify, request
 from flask_openapi3 import Info, OpenAPI
 from werkzeug.exceptions import BadRequest
 
-from app import __version__, access, errors
-from app.access import Keys
+from app import __version__
+from app.api import auth as access
+from app.api import error_handlers as errors
+from app.api import operations
+from app.api.auth import Keys
+from app.api.chat import routes as chat
+from app.api.openai import routes as openai
 from app.engine.request import Generation
 from app.logs import logger
-from app.routes import chat, openai, operations, page
-from app.runtime import Runtime
+from app.model_server import Runtime
+from app.ui import routes as page
 
 log = logger("app.http")
 

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from app import __version__
 
 if TYPE_CHECKING:
-    from app.engine.cache import KeyValueCache
     from app.engine.engine import Engine
+    from app.engine.kv_cache import KeyValueCache
     from app.engine.request import Generation
 
 SECONDS = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)

@@ -13,10 +13,10 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from app import logs
-from app.access import Keys
+from app.api.auth import Keys
 from app.factory import create_app
 from app.metrics import Metrics
-from app.runtime import Runtime
+from app.model_server import Runtime
 from app.settings import GPU_CONCURRENCY, Settings
 
 # Seconds that answers which are ended at CHAT_DRAIN_SECONDS have to reach their clients.

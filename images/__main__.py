@@ -5,16 +5,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from images import bom, lock, reference, runtime, verify, weights
+from images import sbom as bom
+from images import verify
 from images.catalogue import DEMO, Model, find
 from images.catalogue import read as read_catalogue
 from images.compose import compose
 from images.errors import ImageError
-from images.folder import Folder
-from images.hub import Hub
-from images.referrers import attached
-from images.source import Source
-from images.store import require
+from images.oci import reference
+from images.oci.referrers import attached
+from images.oci.store import require
+from images.runtime import build as runtime
+from images.weights import lock
+from images.weights import push as weights
+from images.weights.folder import Folder
+from images.weights.hub import Hub
+from images.weights.source import Source
 
 NAME = "oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]; the default tag is this version"
 
@@ -107,7 +112,9 @@ def _source(model: Model, folder: Path | None) -> Source:
     if folder:
         return Folder(folder)
     if model.name == DEMO:
-        raise ImageError("demo is on no hub: make it with `python -m app.models demo`, and pass its folder as --folder")
+        raise ImageError(
+            "demo is on no hub: make it with `python -m checkpoints demo`, and pass its folder as --folder"
+        )
     return Hub(model)
 
 

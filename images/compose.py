@@ -6,17 +6,18 @@ layers below it.
 
 from typing import Any
 
-from images import VERSION, bom
-from images.describe import describe, oci_layers
+from images import VERSION
+from images import sbom as bom
 from images.errors import ImageError
-from images.layer import FOLDER
-from images.lock import Entry
-from images.progress import Progress
-from images.reference import Reference
-from images.referrers import attach
-from images.store import CONFIG, MANIFEST, Manifest, dump, get, put, require
-from images.transfer import transfer
-from images.weights import annotations, descriptors, history, missing
+from images.io.progress import Progress
+from images.oci.copy import transfer
+from images.oci.reference import Reference
+from images.oci.referrers import attach
+from images.oci.store import CONFIG, MANIFEST, Manifest, dump, get, put, require
+from images.runtime.inspect import describe, oci_layers
+from images.weights.layer import FOLDER
+from images.weights.lock import Entry
+from images.weights.push import annotations, descriptors, history, missing
 
 
 def compose(entry: Entry, runtime: Reference, target: Reference) -> Manifest:

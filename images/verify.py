@@ -3,13 +3,14 @@
 import sys
 from pathlib import Path
 
-from images import bom, lock
+from images import sbom as bom
 from images.catalogue import find
 from images.errors import ImageError
-from images.layer import FOLDER
-from images.reference import Reference
-from images.referrers import attached
-from images.store import Manifest, digest_of, get, require
+from images.oci.reference import Reference
+from images.oci.referrers import attached
+from images.oci.store import Manifest, digest_of, get, require
+from images.weights import lock
+from images.weights.layer import FOLDER
 
 
 def verify(reference: Reference, path: Path) -> tuple[str, Manifest]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.models.demo import make
+from checkpoints.demo.convert import make
 
 
 @pytest.fixture(scope="session")

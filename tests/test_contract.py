@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from app.api.chat.schema import ChatRequest, GenerateKwargs
 from app.factory import create_app
 from app.metrics import Metrics
-from app.runtime import Runtime
-from app.schema import ChatRequest, GenerateKwargs
+from app.model_server import Runtime
 from app.settings import Settings
-from tests.app.routes.test_parameters import EFFECTS
+from tests.app.api.chat.test_parameters import EFFECTS
 
 ROOT = Path(__file__).parent.parent
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from app.models.catalogue import CATALOGUE
 from app.settings import Settings
+from checkpoints.catalogue import CATALOGUE
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -3,8 +3,8 @@
 import threading
 from typing import Protocol
 
-from app.engine.forecast import Forecast
 from app.engine.request import Generation, GenerationRequest, QueueFullError, failure
+from app.engine.retry_after import Forecast
 
 
 class Lane(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from app.schema import GenerateKwargs
+from app.api.chat.schema import GenerateKwargs
 
 if TYPE_CHECKING:
     import torch

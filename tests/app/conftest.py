@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
-from tests.server import Server, running
+from tests.support import tiny
+from tools.harness.server import Server, running
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from app.api.chat.schema import ChatRequest, GenerateKwargs
 from app.factory import create_app
 from app.metrics import Metrics
-from app.runtime import Runtime
-from app.schema import ChatRequest, GenerateKwargs
+from app.model_server import Runtime
 from app.settings import Settings
 
 

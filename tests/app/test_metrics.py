@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.metrics import Metrics
-from tests.app.engine.requests import generation, request
+from tests.support.requests import generation, request
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.server import Server, running
+from tools.harness.server import Server, running
 
 LONG = {"max_new_tokens": 400, "min_new_tokens": 400}
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.charts.cases import FEATURES
 from tests.charts.helm import CHART, one
-from tests.server import running
+from tools.harness.server import running
 
 
 def ask(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

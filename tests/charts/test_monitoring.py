@@ -10,12 +10,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.engine.cache import KeyValueCache
 from app.engine.engine import Engine
+from app.engine.kv_cache import KeyValueCache
 from app.metrics import Metrics
-from tests.app.engine.requests import generation, request
 from tests.charts.cases import FEATURES
 from tests.charts.helm import CHART, one
+from tests.support.requests import generation, request
 
 # Prometheus adds these to whatever it reads from a pod.
 OF_THE_TARGET = {"namespace", "pod"}

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.charts.helm import CHART, helm, template
-from tests.registry import registry
+from tools.harness.registry import registry
 
 VERSION = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
 

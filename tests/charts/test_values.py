@@ -64,7 +64,7 @@ def test_the_chart_s_versions_are_the_project_s() -> None:
 
 def test_the_chart_s_icon_is_the_page_s() -> None:
     icon = yaml.safe_load((CHART / "Chart.yaml").read_text())["icon"].removeprefix("data:image/svg+xml;base64,")
-    assert base64.b64decode(icon) == (ROOT / "app/page/icon.svg").read_bytes()
+    assert base64.b64decode(icon) == (ROOT / "app/ui/static/icon.svg").read_bytes()
 
 
 def test_the_images_that_a_mirror_needs_are_listed() -> None:

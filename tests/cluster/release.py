@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from images import runtime
-from images.reference import Reference
-from images.store import Manifest, digest_of, dump, get, put, require
-from tests.images.helpers import archive
+from images.oci.reference import Reference
+from images.oci.store import Manifest, digest_of, dump, get, put, require
+from images.runtime import build as runtime
+from tools.harness.images import archive
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import Phi3ForCausalLM
 
-from images.reference import parse
+from images.oci.reference import parse
 from tests.cluster.cluster import RELEASE, ROOT, Namespace
-from tests.images.helpers import archive
-from tests.images.helpers import runtime as publish
+from tools.harness.images import archive
+from tools.harness.images import runtime as publish
 
 
 @pytest.fixture

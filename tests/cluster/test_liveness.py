@@ -48,7 +48,7 @@ def restarts(namespace: Namespace) -> int:
 
 def stuck_engine(namespace: Namespace) -> dict[str, Any]:
     """Return values with which the engine stands still for as long as there is a file."""
-    source = (ROOT / "app/engine/batched.py").read_text()
+    source = (ROOT / "app/engine/scheduler.py").read_text()
     assert STEP in source
     content: Manifest = {
         "apiVersion": "v1",

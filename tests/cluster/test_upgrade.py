@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from images.reference import parse
-from images.runtime import copy
-from images.store import require
+from images.oci.reference import parse
+from images.oci.store import require
+from images.runtime.build import copy
 from tests.cluster.cluster import CHART, RELEASE, ROOT, Namespace
 from tests.cluster.release import release
 

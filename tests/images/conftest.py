@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from images import retry
 from images.catalogue import Model, find
-from tests.hub import Hub
-from tests.registry import Proxy, registry
+from images.io import retry
+from tests.support.hub import Hub
+from tools.harness.registry import Proxy, registry
 
 SHARDS = {"model-00001-of-00002.safetensors": 300_000, "model-00002-of-00002.safetensors": 200_001}
 SMALL = ("LICENSE", "NOTICE.md", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")

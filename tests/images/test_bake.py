@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from images import lock, reference, runtime, verify
+from images import verify
 from images.catalogue import Model, find, read
 from images.compose import compose
-from images.store import get, require
-from tests.hub import Hub
+from images.oci import reference
+from images.oci.store import get, require
+from images.runtime import build as runtime
+from images.weights import lock
 from tests.images.conftest import LEFT_OUT, SHARDS, SMALL, repository
-from tests.images.helpers import bake
-from tests.images.helpers import runtime as make_runtime
-from tests.registry import ROOT, Proxy
+from tests.support.hub import Hub
+from tools.harness.images import bake
+from tools.harness.images import runtime as make_runtime
+from tools.harness.registry import ROOT, Proxy
 
 WANTED = {*SHARDS, *SMALL, "model.safetensors.index.json"}
 

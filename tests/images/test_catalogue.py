@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.models.catalogue import CATALOGUE
+from checkpoints.catalogue import CATALOGUE
 from images.catalogue import find, read
 from images.errors import ImageError
 

@@ -6,19 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from images import bom, lock, reference, weights
+from images import sbom as bom
 from images.catalogue import Model
 from images.compose import compose
-from images.describe import describe
 from images.errors import ImageError
-from images.hub import Hub as HubSource
-from images.reference import Reference
-from images.referrers import attach, attached
-from images.store import CONFIG, LAYER, Manifest, dump, get, put, require
+from images.oci import reference
+from images.oci.reference import Reference
+from images.oci.referrers import attach, attached
+from images.oci.store import CONFIG, LAYER, Manifest, dump, get, put, require
+from images.runtime.inspect import describe
 from images.verify import verify
-from tests.hub import Hub
-from tests.images.helpers import archive, locked, runtime
-from tests.registry import Fault, Proxy
+from images.weights import lock
+from images.weights import push as weights
+from images.weights.hub import Hub as HubSource
+from tests.support.hub import Hub
+from tools.harness.images import archive, locked, runtime
+from tools.harness.registry import Fault, Proxy
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ def test_a_runtime_that_was_described_is_not_read_again(
 ) -> None:
     manifest = require(base.store, "1")
     attach(base.store, manifest, bom.MEDIA_TYPE, bom.RUNTIME, describe(base))
-    monkeypatch.setattr("images.describe.examine", None)
+    monkeypatch.setattr("images.runtime.inspect.examine", None)
     composed = compose(entry, base, target)
     assert attached(target.store, composed.digest, bom.MEDIA_TYPE, bom.RUNTIME) == describe(base)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from images import reference
 from images.__main__ import main
 from images.catalogue import Model
-from images.store import digest_of
-from tests.hub import Hub
+from images.oci import reference
+from images.oci.store import digest_of
 from tests.images.conftest import SHARDS
-from tests.images.helpers import archive, runtime
+from tests.support.hub import Hub
+from tools.harness.images import archive, runtime
 
 
 def test_lock_weights_compose_and_verify_make_an_image(

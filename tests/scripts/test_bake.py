@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from images import VERSION, reference
+from images import VERSION
 from images.catalogue import find, read
-from tests.hub import Hub
+from images.oci import reference
 from tests.images.conftest import SHARDS, repository
-from tests.images.helpers import runtime
-from tests.registry import registry
+from tests.support.hub import Hub
+from tools.harness.images import runtime
+from tools.harness.registry import registry
 
 ROOT = Path(__file__).parents[2]
 MODEL = find("mini-4k")

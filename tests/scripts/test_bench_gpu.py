@@ -2,7 +2,7 @@
 
 import torch
 
-from scripts.benchmarks.gpu import bandwidth, measure, random_model, table
+from benchmarks.gpu import bandwidth, measure, random_model, table
 
 CPU = torch.device("cpu")
 SIZES = {

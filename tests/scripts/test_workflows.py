@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from images import VERSION, reference
+from images import VERSION
 from images.catalogue import read
-from images.lock import PATH
+from images.oci import reference
+from images.weights.lock import PATH
 from tests.scripts.test_bake import ROOT, Copy, copy
 
 __all__ = ["copy"]

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from images import lock, reference
 from images.catalogue import find
 from images.errors import ImageError
-from images.folder import Folder
+from images.oci import reference
 from images.verify import verify
+from images.weights import lock
+from images.weights.folder import Folder
 from tests.images.conftest import SHARDS, repository
-from tests.images.helpers import archive, runtime
-from tests.registry import registry
+from tools.harness.images import archive, runtime
+from tools.harness.registry import registry
 
 pytestmark = pytest.mark.slow
 

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from images import lock, reference, weights
 from images.catalogue import find
 from images.compose import compose
-from images.folder import Folder
-from tests.containerd import Containerd
+from images.oci import reference
+from images.weights import lock
+from images.weights import push as weights
+from images.weights.folder import Folder
 from tests.images.conftest import SHARDS, repository
-from tests.images.helpers import runtime
-from tests.registry import Proxy, registry
+from tools.harness.containerd import Containerd
+from tools.harness.images import runtime
+from tools.harness.registry import Proxy, registry
 
 pytestmark = pytest.mark.slow
 

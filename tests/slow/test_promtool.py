@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.charts.test_monitoring import expressions, rules
-from tests.server import Server, running
+from tools.harness.server import Server, running
 
 pytestmark = pytest.mark.slow
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from images import bom, reference, runtime
+from images import sbom as bom
 from images.errors import ImageError
-from images.referrers import attached
-from images.store import require
-from tests.images.helpers import archive
-from tests.registry import ROOT, registry
+from images.oci import reference
+from images.oci.referrers import attached
+from images.oci.store import require
+from images.runtime import build as runtime
+from tools.harness.images import archive
+from tools.harness.registry import ROOT, registry
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +35,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in runtime.INPUTS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("")
-    (folder / "images/Dockerfile").write_text(DOCKERFILE)
+    (folder / "images/runtime/Dockerfile").write_text(DOCKERFILE)
     (folder / "app").mkdir()
     (folder / "app/server.py").write_text("1")
     files = {"etc/os-release": b'ID=debian\nVERSION_ID="12"\n', "opt/flask.dist-info/METADATA": METADATA}
@@ -79,7 +81,7 @@ def test_two_builds_are_the_same_and_a_registry_lists_what_is_in_them(source: Pa
 
 
 def test_a_runtime_that_would_hide_weights_is_never_stored(source: Path, tmp_path: Path) -> None:
-    dockerfile = source / "images/Dockerfile"
+    dockerfile = source / "images/runtime/Dockerfile"
     dockerfile.write_text(dockerfile.read_text() + "COPY app/ /models/\n")
     image = reference.parse(f"oci:{tmp_path}/layout:1")
     with pytest.raises(ImageError, match="build the runtime without /models"):

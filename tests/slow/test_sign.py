@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from images import bom, lock, reference, weights
+from images import sbom as bom
 from images.catalogue import find
 from images.compose import compose
-from images.folder import Folder
-from images.referrers import attached
-from images.store import dump
+from images.oci import reference
+from images.oci.referrers import attached
+from images.oci.store import dump
+from images.weights import lock
+from images.weights import push as weights
+from images.weights.folder import Folder
 from tests.images.conftest import SHARDS, repository
-from tests.images.helpers import archive, runtime
-from tests.registry import registry
+from tools.harness.images import archive, runtime
+from tools.harness.registry import registry
 
 pytestmark = pytest.mark.slow
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from app.engine.beam_search.worker import SerialLane
 from app.engine.engine import Engine, Lane
-from app.engine.forecast import Forecast
 from app.engine.request import EngineError, QueueFullError
-from app.engine.serial import SerialLane
-from tests.app.engine.requests import read, request, wait_for
+from app.engine.retry_after import Forecast
+from tests.support.requests import read, request, wait_for
 
 BEAMS: dict[str, Any] = {"num_beams": 2}
 

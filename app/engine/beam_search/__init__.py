@@ -1,0 +1,1 @@
+"""Beam search, one request at a time."""

@@ -1,1 +1,0 @@
-"""OpenAI's API over the same engine."""

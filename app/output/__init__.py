@@ -1,0 +1,1 @@
+"""Turns the engine's token stream into text."""

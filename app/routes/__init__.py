@@ -1,1 +1,0 @@
-"""HTTP: one blueprint per surface."""

@@ -1,0 +1,205 @@
+"""Measures the engine on a GPU, with random bfloat16 weights in the true dimensions, beside transformers' `generate`.
+
+Nothing is sent over HTTP. What a step has to read, weights and cache, over the bandwidth measured in the same run is
+the least time that it can take.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM
+
+from app.api.chat.schema import GenerateKwargs
+from app.engine.kv_cache import cache_for
+from app.engine.request import Generation, GenerationRequest
+from app.engine.scheduler import BatchedLane
+from app.engine.startup.batch_invariance import invariant
+from app.engine.startup.build import decoder
+from app.engine.startup.memory import budget
+from app.settings import GPU_CONCURRENCY
+from benchmarks.machine import about
+from benchmarks.page import put
+from benchmarks.progress import say
+from tools.harness.dimensions import SIZES
+
+PROMPT = 128
+CONTEXT = 4096
+POLL_SECONDS = 0.0005
+PROFILED = 12
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one way to generate.
+
+    Attributes:
+        model: whose dimensions the weights have.
+        name: of the way.
+        clients: at once.
+        speed: tokens per second of all clients, once each has its first.
+        step: seconds for one more token of each.
+        bytes: that a step reads at the least.
+    """
+
+    model: str
+    name: str
+    clients: int
+    speed: float
+    step: float
+    bytes: float
+
+
+def bandwidth(device: torch.device, size: int = 2**31) -> float:
+    """Bytes per second that the device's memory moves, read and written: the best of ten copies of `size` bytes."""
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(10):
+        best = min(best, timed(lambda: target.copy_(source), device))
+    return 2 * size / best
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds that work on the device takes."""
+    settle(device)
+    started = time.perf_counter()
+    work()
+    settle(device)
+    return time.perf_counter() - started
+
+
+def settle(device: torch.device) -> None:
+    """Wait until the device has nothing to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def random_model(sizes: dict[str, int], device: torch.device) -> Phi3ForCausalLM:
+    """A model of random bfloat16 weights."""
+    config = Phi3Config(**sizes, max_position_embeddings=CONTEXT, original_max_position_embeddings=CONTEXT)
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with device:
+            return Phi3ForCausalLM(config).eval()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def plain(model: Phi3ForCausalLM, name: str, tokens: int, weights: int, token_bytes: int) -> Result:
+    """`generate` for one prompt, without what the prompt takes."""
+    row = torch.randint(model.config.vocab_size, (1, PROMPT), device=model.device)
+
+    def generate(new: int) -> None:
+        config = GenerationConfig(
+            max_new_tokens=new, min_new_tokens=new, do_sample=False, eos_token_id=[0], pad_token_id=0
+        )
+        with torch.inference_mode():
+            model.generate(row, attention_mask=torch.ones_like(row), generation_config=config)
+
+    generate(2)
+    seconds = timed(lambda: generate(tokens), model.device) - timed(lambda: generate(1), model.device)
+    step = seconds / (tokens - 1)
+    return Result(name, "`generate`", 1, 1 / step, step, weights + (PROMPT + tokens / 2) * token_bytes)
+
+
+def batched(
+    lane: BatchedLane, vocabulary: int, name: str, clients: int, tokens: int, weights: int, token_bytes: int
+) -> Result:
+    """The engine for so many prompts at once."""
+    generator = torch.Generator().manual_seed(clients)
+    kwargs = GenerateKwargs(do_sample=False)
+    generations = []
+    for _ in range(clients):
+        prompt = torch.randint(vocabulary, (PROMPT,), generator=generator).tolist()
+        request = GenerationRequest("", tuple(prompt), PROMPT + tokens, 0, (), 0, kwargs)
+        generations.append(Generation(request, "batched", on_end=lambda _: None))
+    for generation in generations:
+        lane.submit(generation)
+    while any(not generation.tokens for generation in generations):
+        time.sleep(POLL_SECONDS)
+    started, done = time.perf_counter(), [generation.tokens for generation in generations]
+    for generation in generations:
+        for _ in generation.events():
+            pass
+    seconds = time.perf_counter() - started
+    left = clients * tokens - sum(done)
+    step = seconds / (tokens - min(done))
+    return Result(name, "phi3", clients, left / seconds, step, weights + clients * (PROMPT + tokens / 2) * token_bytes)
+
+
+def measure(name: str, model: Phi3ForCausalLM, clients: list[int], tokens: int) -> tuple[list[Result], bool, str]:
+    """Results of `generate` and of the engine, whether answers are the same in any company, and where time goes."""
+    config = model.config
+    divided = budget(model, CONTEXT, asked_for=False, concurrency=max(clients), share=None, max_beam_tokens=0)
+    cache = cache_for(model, divided.tokens)
+    # Of the embeddings a step reads a row for each token.
+    weights = sum(p.numel() * p.itemsize for p in model.parameters()) - model.model.embed_tokens.weight.nbytes
+    results = [plain(model, name, tokens, weights, divided.token_bytes)]
+    say(f"{name}: {results[0]}")
+    decode = decoder(model, cache, max(clients))
+    same = invariant(decode, cache, config.vocab_size, max(clients))
+    lane = BatchedLane(model, decode, cache, max(clients))
+    for number in clients:
+        batched(lane, config.vocab_size, name, number, 4, weights, divided.token_bytes)
+        results.append(batched(lane, config.vocab_size, name, number, tokens, weights, divided.token_bytes))
+        say(f"{name}: {results[-1]}")
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if model.device.type == "cuda" else [])
+    with profile(activities=activities) as profiled:
+        batched(lane, config.vocab_size, name, max(clients), 16, weights, divided.token_bytes)
+    order = "self_cuda_time_total" if model.device.type == "cuda" else "self_cpu_time_total"
+    return results, same, profiled.key_averages().table(sort_by=order, row_limit=PROFILED, max_name_column_width=60)
+
+
+def table(results: list[Result], most: float) -> str:
+    """Return the results in Markdown, `most` being the bandwidth in bytes per second."""
+    lines = [
+        "| dimensions | | clients | tokens/s | ms a step | GB a step | of what memory allows |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for one in results:
+        share = one.bytes / most / one.step
+        lines.append(
+            f"| {one.model} | {one.name} | {one.clients} | {one.speed:,.1f} | {1000 * one.step:.2f} "
+            f"| {one.bytes / 1e9:.2f} | {share:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, and write it down."""
+    parser = argparse.ArgumentParser("scripts/bench gpu", description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=SIZES, default=list(SIZES), help="whose dimensions")
+    parser.add_argument("--tokens", type=int, default=256, help="tokens of each answer (default 256)")
+    flags = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("scripts/bench gpu: there is no GPU here")
+    device = torch.device("cuda")
+    where = about("gpu")
+    most = bandwidth(device)
+    say(f"{most / 1e9:,.0f} GB/s")
+    results, notes = [], []
+    for name in flags.models:
+        model = random_model(SIZES[name], device)
+        found, same, profiled = measure(name, model, [1, GPU_CONCURRENCY], flags.tokens)
+        results += found
+        notes.append(f"{name}: answers are {'' if same else 'not '}the same bits in any company.")
+        print(profiled)
+        del model
+        torch.cuda.empty_cache()
+    text = (
+        f"{torch.cuda.get_device_name(device)}, {most / 1e9:,.0f} GB/s by copying; prompts of {PROMPT} tokens, answers "
+        f"of {flags.tokens}, random weights in bfloat16."
+    )
+    put("gpu", f"{where}\n\n{text}\n\n{table(results, most)}\n\n" + " ".join(notes))
+    print(table(results, most))
+
+
+if __name__ == "__main__":
+    main()

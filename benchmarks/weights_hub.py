@@ -1,0 +1,86 @@
+"""A hub that costs next to nothing, in a process of its own: shards of random weights, sent from the page cache.
+
+Usage: python -m benchmarks.weights_hub FOLDER REPOSITORY REVISION; prints its address.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    folder: Path
+    repository: str
+    revision: str
+    files: dict[str, tuple[int, str]]
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        if "/tree/" in path:
+            tree = [
+                {"type": "file", "path": name, "size": size, "oid": "0" * 40}
+                | {"lfs": {"oid": sha256, "size": size, "pointerSize": 134}}
+                for name, (size, sha256) in self.files.items()
+            ]
+            self._answer(json.dumps(tree).encode())
+            return
+        if path.startswith("/api/models/"):
+            siblings = [
+                {"rfilename": name, "size": size, "blobId": "0" * 40}
+                | {"lfs": {"sha256": sha256, "size": size, "pointerSize": 134}}
+                for name, (size, sha256) in self.files.items()
+            ]
+            self._answer(json.dumps({"id": self.repository, "sha": self.revision, "siblings": siblings}).encode())
+            return
+        name = path.rpartition("/")[2]
+        if name not in self.files:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        size, sha256 = self.files[name]
+        headers = {"Content-Length": str(size), "ETag": f'"{sha256}"', "X-Linked-Etag": f'"{sha256}"'}
+        self._begin(headers | {"X-Linked-Size": str(size), "X-Repo-Commit": self.revision})
+        if self.command == "GET":
+            with (self.folder / name).open("rb") as content:
+                sent = 0
+                while sent < size:
+                    sent += os.sendfile(self.connection.fileno(), content.fileno(), sent, size - sent)
+
+    do_HEAD = do_GET  # noqa: N815 - as its base wants it
+
+    def _answer(self, body: bytes) -> None:
+        self._begin({"Content-Type": "application/json", "Content-Length": str(len(body))})
+        self.wfile.write(body)
+
+    def _begin(self, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.flush()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def main(folder: str, repository: str, revision: str) -> None:
+    """Serve until killed."""
+    _Handler.folder, _Handler.repository, _Handler.revision = Path(folder), repository, revision
+    _Handler.files = {}
+    for path in sorted(Path(folder).iterdir()):
+        with path.open("rb") as content:
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        _Handler.files[path.name] = (path.stat().st_size, sha256)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    print(f"http://127.0.0.1:{server.server_port}", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

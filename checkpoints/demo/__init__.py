@@ -1,0 +1,1 @@
+"""The demo model, converted from SmolLM2-135M-Instruct."""

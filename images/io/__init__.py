@@ -1,0 +1,1 @@
+"""Retries, parallel work and progress."""

@@ -1,0 +1,1 @@
+"""Reads and writes OCI registries and layouts."""

@@ -1,0 +1,1 @@
+"""Builds and inspects the runtime image."""

@@ -1,0 +1,1 @@
+"""Streams weights from the hub into layers."""

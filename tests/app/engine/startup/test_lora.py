@@ -1,0 +1,195 @@
+"""Merging LoRA adapters."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Phi3ForCausalLM
+
+from app.engine.request import LoadError
+from app.engine.startup.load import load
+from app.engine.startup.lora import find, merge
+from tools.harness.server import running
+
+IDS = torch.tensor([[5, 6, 7, 8, 9]])
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def adapter(tiny_model: Path, tmp_path: Path) -> Write:
+    """Writes an adapter with weights that matter into a folder of `tmp_path`, as training with PEFT does."""
+
+    def write(name: str, seed: int = 0, **settings: Any) -> Path:
+        torch.manual_seed(seed)
+        given: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["qkv_proj", "o_proj", "down_proj"]}
+        trained = peft.get_peft_model(base(tiny_model), peft.LoraConfig(**given | settings))
+        with torch.no_grad():
+            for key, weight in trained.named_parameters():
+                if "lora_" in key:
+                    weight.normal_(std=0.2)
+        folder = tmp_path / "adapters" / name
+        trained.save_pretrained(str(folder), save_embedding_layers=False)
+        return folder
+
+    return write
+
+
+def base(tiny_model: Path, dtype: torch.dtype = torch.float32) -> Phi3ForCausalLM:
+    """The model as it is without adapters."""
+    model: Phi3ForCausalLM = Phi3ForCausalLM.from_pretrained(tiny_model, dtype=dtype)
+    return model.eval()
+
+
+def logits(model: Any) -> torch.Tensor:
+    """What a model says to a few tokens."""
+    with torch.no_grad():
+        scores: torch.Tensor = model(IDS).logits
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("dtype", "settings"),
+    [
+        (torch.float32, {}),
+        (torch.bfloat16, {}),
+        (torch.bfloat16, {"target_modules": "all-linear", "use_rslora": True}),
+        (torch.float32, {"target_modules": r".*layers\.1\.mlp\..*_proj"}),
+        (torch.bfloat16, {"rank_pattern": {"o_proj": 2}, "alpha_pattern": {"o_proj": 16}}),
+        (torch.float32, {"layers_to_transform": [1]}),
+        (torch.bfloat16, {"target_modules": ["embed_tokens", "lm_head"]}),
+    ],
+)
+def test_one_adapter_gives_the_bits_of_pefts_own_merge(
+    adapter: Write, tiny_model: Path, settings: dict[str, Any], dtype: torch.dtype
+) -> None:
+    folder = adapter("french", **settings)
+    own = peft.PeftModel.from_pretrained(base(tiny_model, dtype), str(folder)).merge_and_unload()
+    loaded = load(tiny_model, "float32" if dtype == torch.float32 else "bfloat16", None, folder.parent)
+    assert loaded.adapters == {"french": 1.0}
+    weights = loaded.model.state_dict()
+    assert weights.keys() == own.state_dict().keys()
+    assert all(torch.equal(weights[name], weight) for name, weight in own.state_dict().items())
+    assert not torch.allclose(logits(loaded.model), logits(base(tiny_model, dtype)), atol=0.1)
+
+
+def test_several_with_weights_give_what_pefts_exact_combination_gives(adapter: Write, tiny_model: Path) -> None:
+    french, polite = adapter("french", 1), adapter("polite.v2", 2, r=2)
+    own = peft.PeftModel.from_pretrained(base(tiny_model), str(french), "a")
+    own.load_adapter(str(polite), "b")
+    own.add_weighted_adapter(["a", "b"], [0.5, 1.5], "both", combination_type="cat")
+    own.set_adapter("both")
+    loaded = load(tiny_model, "float32", None, french.parent, {"french": 0.5, "polite.v2": 1.5})
+    assert loaded.adapters == {"french": 0.5, "polite.v2": 1.5}
+    torch.testing.assert_close(logits(loaded.model), logits(own), atol=1e-4, rtol=1e-5)
+
+
+def test_the_server_answers_with_what_was_merged(adapter: Write, tiny_model: Path) -> None:
+    folder = adapter("french")
+    own: Any = peft.PeftModel.from_pretrained(base(tiny_model), str(folder))
+    flags = ("--adapters-dir", str(folder.parent), "--adapter-weights", "french=1")
+    with running(tiny_model, "--dtype", "float32", *flags) as server:
+        card = server.http.get("/v1/models").json()["data"][0]
+        assert card["adapters"] == {"french": 1.0}
+        asked = {"prompt": IDS[0].tolist(), "temperature": 0, "max_tokens": 8, "logprobs": 1}
+        answer = server.http.post("/v1/completions", json={"model": card["id"], **asked}).json()
+    ids = own.generate(input_ids=IDS, max_new_tokens=8, do_sample=False)[0, IDS.shape[1] :]
+    assert answer["choices"][0]["text"] == load(tiny_model, "float32", None).tokenizer.decode(ids.tolist())
+
+
+def test_a_folder_without_adapters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"holds no adapter.*adapter_model\.safetensors"):
+        find(tmp_path, {})
+
+
+def test_an_adapter_in_place_of_the_folder_above_it_is_refused(adapter: Write) -> None:
+    with pytest.raises(LoadError, match="is an adapter itself"):
+        find(adapter("french"), {})
+
+
+def test_a_weight_for_no_adapter_is_refused_with_the_names_there_are(adapter: Write) -> None:
+    with pytest.raises(LoadError, match=r"names german; the adapters in .* are french"):
+        find(adapter("french").parent, {"german": 1})
+
+
+def test_weights_without_adapters_are_refused() -> None:
+    with pytest.raises(LoadError, match="without CHAT_ADAPTERS_DIR"):
+        find(None, {"french": 1})
+
+
+def test_files_beside_the_adapters_are_left_alone(adapter: Write) -> None:
+    folder = adapter("french").parent
+    (folder / "lost+found").mkdir()
+    (folder / "README.md").touch()
+    assert find(folder, {}) == {"french": 1.0}
+
+
+def test_pickled_weights_are_never_read(adapter: Write) -> None:
+    folder = adapter("french")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(LoadError, match=r"has no adapter_model\.safetensors"):
+        find(folder.parent, {})
+
+
+def test_weights_that_cannot_be_read_are_named_with_the_reason(adapter: Write) -> None:
+    folder = adapter("french")
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.safetensors").mkdir()
+    with pytest.raises(LoadError, match=r"adapter_model\.safetensors cannot be read by user \d+: Is a directory"):
+        find(folder.parent, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"use_dora": True}, "use_dora=True"),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save=\['lm_head'\]"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
+        ({"lora_bias": True}, "lora_bias=True"),
+        ({"megatron_core": "os"}, "megatron_core='os'"),
+        ({"peft_type": "IA3"}, "of type IA3: LORA is what is served"),
+        ({"of_tomorrow": {"a": 1}}, "of_tomorrow={'a': 1}"),
+        ({"r": -1}, "cannot be merged.*positive"),
+        ({"target_modules": ["q_proj"]}, "cannot be merged.*q_proj"),
+        ({"target_modules": ["qkv_proj"]}, "does not hold exactly the weights"),
+        ({"target_modules": ["qkv_proj", "o_proj", "down_proj", "gate_up_proj"]}, "does not hold exactly the weights"),
+        ({"r": 5}, "cannot be merged.*size mismatch"),
+    ],
+)
+def test_what_is_not_served_is_named(adapter: Write, tiny_model: Path, settings: dict[str, Any], named: str) -> None:
+    folder = adapter("french")
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | settings))
+    with pytest.raises(LoadError, match=f"(?s){named}"):
+        merge(base(tiny_model), folder, 1)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"peft_type": "LORA", "task_type": 3}'])
+def test_a_broken_configuration_is_named(adapter: Write, content: str) -> None:
+    folder = adapter("french")
+    (folder / "adapter_config.json").write_text(content)
+    with pytest.raises(LoadError, match=r"adapter_config\.json is not the configuration of an adapter"):
+        find(folder.parent, {})
+
+
+def test_broken_weights_are_named(adapter: Write, tiny_model: Path) -> None:
+    folder = adapter("french")
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(LoadError, match="french cannot be merged into this model"):
+        merge(base(tiny_model), folder, 1)
+
+
+def test_weights_that_are_no_numbers_are_named(adapter: Write, tiny_model: Path) -> None:
+    file = adapter("french") / "adapter_model.safetensors"
+    content = load_file(file)
+    next(iter(content.values())).fill_(torch.nan)
+    save_file(content, file)
+    with pytest.raises(
+        LoadError, match=r"Merging the adapter .*french, 1 times, gives weights that are no finite numbers"
+    ):
+        merge(base(tiny_model), file.parent, 1)

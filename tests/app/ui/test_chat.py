@@ -1,0 +1,144 @@
+"""Asking on the chat page, in a real browser against the real server."""
+
+from playwright.sync_api import expect
+
+from tests.app.ui.pages import (
+    ANSWER,
+    CAPITAL,
+    COMPLETIONS,
+    LONG,
+    RICH,
+    SURE,
+    OpenPage,
+    answer_with,
+    answers,
+    configure,
+    say,
+    wait_for_text,
+    wait_until_idle,
+)
+from tools.harness.server import Server
+
+
+def test_a_question_is_answered_and_the_model_and_its_context_are_told(open_page: OpenPage) -> None:
+    page = open_page()
+    expect(page.get_by_role("heading", level=1)).to_have_text("demo")
+    expect(page.locator("#context")).to_have_text("context of 512 tokens")
+    configure(page, **SURE)
+    say(page, CAPITAL)
+    expect(page.locator(".user .content")).to_have_text(CAPITAL)
+    expect(answers(page)).to_have_text(ANSWER)
+    wait_until_idle(page)
+    expect(page.locator("#context")).to_have_text("18 of 512 tokens")
+    expect(page.locator(".assistant .figures")).to_contain_text("8 tokens in ")
+    expect(page).to_have_title("demo · phi3")
+    expect(page.get_by_label("Your message")).to_be_focused()
+
+
+def test_the_conversation_and_the_settings_go_to_the_model(open_page: OpenPage) -> None:
+    page = open_page()
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("System message").fill("Be brief.")
+    for label, value in {"Temperature": "0", "Top P": "0.9", "Longest answer": "3", "Seed": "7"}.items():
+        page.get_by_label(label).fill(value)
+    page.get_by_role("button", name="Done").click()
+    say(page, CAPITAL)
+    expect(page.locator(".assistant .note")).to_contain_text("Cut off")
+    with page.expect_request(COMPLETIONS) as asked:
+        say(page, "And of Spain?")
+    assert asked.value.post_data_json == {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": CAPITAL},
+            {"role": "assistant", "content": "The capital of"},
+            {"role": "user", "content": "And of Spain?"},
+        ],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0,
+        "top_p": 0.9,
+        "max_tokens": 3,
+        "seed": 7,
+    }
+    assert asked.value.headers.get("authorization") is None
+
+
+def test_an_answer_comes_in_pieces_and_is_stopped_by_escape(open_page: OpenPage) -> None:
+    page = open_page()
+    say(page, LONG)
+    wait_for_text(page)
+    stop = page.get_by_role("button", name="Stop")
+    expect(stop).to_be_visible()
+    before = answers(page).inner_text()
+    page.wait_for_function("before => document.querySelector('.assistant .content').innerText !== before", arg=before)
+    page.keyboard.press("Escape")
+    expect(stop).to_be_hidden()
+    expect(page.locator(".assistant .note")).to_have_text("Stopped.")
+    kept = answers(page).inner_text()
+    assert len(kept) >= len(before) > 0
+    page.wait_for_timeout(300)
+    assert answers(page).inner_text() == kept
+
+
+def test_stop_frees_the_server_and_returns_to_the_message(open_page: OpenPage, server: Server) -> None:
+    page = open_page()
+    say(page, LONG)
+    wait_for_text(page)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_label("Your message")).to_be_focused()
+    for _ in range(50):
+        if server.metric("vllm:num_requests_running") == 0:
+            break
+        page.wait_for_timeout(100)
+    assert server.metric("vllm:num_requests_running") == 0
+
+
+def test_regenerating_replaces_the_last_answer(open_page: OpenPage) -> None:
+    page = open_page()
+    configure(page, **SURE)
+    say(page, CAPITAL)
+    wait_until_idle(page)
+    answer_with(page, "Another **answer**.")
+    page.get_by_role("button", name="Regenerate").click()
+    expect(answers(page)).to_have_text("Another answer.")
+    expect(page.locator(".message")).to_have_count(2)
+
+
+def test_enter_sends_and_shift_enter_breaks_the_line(open_page: OpenPage) -> None:
+    page = open_page()
+    answer_with(page, "Yes.")
+    field = page.get_by_label("Your message")
+    send = page.get_by_role("button", name="Send")
+    expect(field).to_be_focused()
+    expect(send).to_be_disabled()
+    page.keyboard.press("Enter")
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    expect(field).to_have_value("one\ntwo")
+    expect(page.locator(".message")).to_have_count(0)
+    page.keyboard.press("Enter")
+    expect(page.locator(".user .content")).to_have_text("one\ntwo", use_inner_text=True)
+    expect(field).to_have_value("")
+
+
+def test_copying_gives_the_markdown_of_a_message_and_the_text_of_code(open_page: OpenPage) -> None:
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    answer_with(page, RICH)
+    say(page, CAPITAL)
+    wait_until_idle(page)
+    for old_way in (False, True):
+        if old_way:  # as without TLS
+            page.evaluate("""() => {
+                window.read = navigator.clipboard.readText.bind(navigator.clipboard);
+                Object.defineProperty(navigator, "clipboard", { value: undefined });
+            }""")
+        else:
+            page.evaluate("window.read = () => navigator.clipboard.readText()")
+        page.locator(".assistant").get_by_role("button", name="Copy", exact=True).click()
+        expect(page.locator(".assistant .copy")).to_have_text("Copied")
+        assert page.evaluate("read()") == RICH
+        page.get_by_role("button", name="Copy code").click()
+        expect(page.locator(".copy-code")).to_have_text("Copied")
+        assert page.evaluate("read()") == RICH.split("```python\n")[1].split("\n```")[0]
+        expect(page.locator(".copy-code")).to_have_text("Copy code")

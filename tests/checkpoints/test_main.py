@@ -1,0 +1,105 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from checkpoints.__main__ import main
+from checkpoints.catalogue import CATALOGUE
+
+ROOT = Path(__file__).parents[2]
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A folder that has all that is asked of a checkpoint before it is loaded."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "phi3"}))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(bytes(8))
+    return folder
+
+
+def test_a_folder_is_printed_alone_and_absolute(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    assert main(["checkpoint"]) == 0
+    assert capsys.readouterr() == (f"{checkpoint}\n", "")
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no config": (lambda folder: (folder / "config.json").unlink(), "lacks config.json"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "lacks tokenizer.json"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "lacks *.safetensors"),
+    "pickles": (
+        lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+        "has its weights in pytorch_model.bin alone. Loading those can run any code",
+    ),
+    "a shard short": (
+        lambda folder: (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "model-2.safetensors"}})),
+        "lacks model-2.safetensors",
+    ),
+    "another model": (
+        lambda folder: (folder / "config.json").write_text(json.dumps({"model_type": "llama"})),
+        "has the model_type 'llama': only 'phi3' can be served",
+    ),
+    "broken config": (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read as JSON"),
+    "cut": (
+        lambda folder: (folder / "hashes.json").write_text(
+            json.dumps({"revision": "1", "files": {"model.safetensors": {"size": 9}}})
+        ),
+        "model.safetensors has 8 bytes and should have 9",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "error"), DAMAGES.values(), ids=DAMAGES)
+def test_a_folder_that_cannot_be_loaded_is_refused_with_the_reason(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], object], error: str
+) -> None:
+    damage(checkpoint)
+    assert main([str(checkpoint)]) == 1
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert stderr.startswith("error: ")
+    assert error in stderr
+
+
+def test_pickles_beside_safetensors_do_no_harm(checkpoint: Path) -> None:
+    (checkpoint / "pytorch_model.bin").write_bytes(b"")
+    assert main([str(checkpoint)]) == 0
+
+
+def test_an_unknown_name_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mini-5k"]) == 1
+    assert (
+        "there is no model or folder 'mini-5k': choose demo, mini-4k, mini-128k, medium-4k, medium-128k, or"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("name", ["demo", "mini-4k"])
+def test_a_model_that_is_there_is_found_without_what_it_takes_to_make_one(checkpoint: Path, name: str) -> None:
+    checkpoint.rename(checkpoint.with_name(name))
+    if name in CATALOGUE:
+        manifest = {"revision": CATALOGUE[name].revision, "files": {"config.json": {"size": 22}}}
+        (checkpoint.with_name(name) / "hashes.json").write_text(json.dumps(manifest))
+    code = (
+        "import sys; from checkpoints.__main__ import main; main();"
+        "print(*{'torch', 'transformers', 'huggingface_hub', 'tqdm'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, name, "--directory", str(checkpoint.parent)]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert output.stdout == f"{checkpoint.with_name(name)}\n\n"
+    assert output.stderr == ""
+
+
+def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["mini-4k", "--directory", str(tmp_path / "file")]) == 1
+    assert "file" in capsys.readouterr().err

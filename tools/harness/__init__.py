@@ -1,0 +1,1 @@
+"""Real servers and registries that tests and benchmarks run against."""
