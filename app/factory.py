@@ -17,7 +17,7 @@ from app.api import operations
 from app.api.auth import Keys
 from app.api.chat import routes as chat
 from app.api.openai import routes as openai
-from app.engine.request import Generation
+from app.engine.stream import RequestStream
 from app.logs import logger
 from app.model_server import Runtime
 from app.ui import routes as page
@@ -77,7 +77,7 @@ def create_app(runtime: Runtime, keys: Keys | None = None) -> OpenAPI:
         route = request.url_rule.rule if request.url_rule else "unknown"
         runtime.metrics.answered(request.method, route, response.status_code)
         started, method = g.started, request.method
-        generations: list[Generation] = g.get("generations", [])
+        generations: list[RequestStream] = g.get("generations", [])
 
         @response.call_on_close
         def tell() -> None:
@@ -92,8 +92,8 @@ def create_app(runtime: Runtime, keys: Keys | None = None) -> OpenAPI:
                 route=route,
                 status=response.status_code,
                 seconds=round(seconds, 3),
-                prompt_tokens=sum(len(generation.request.prompt_ids) for generation in generations) or None,
-                completion_tokens=sum(generation.tokens for generation in generations) if generations else None,
+                prompt_tokens=sum(len(generation.request.prompt_token_ids) for generation in generations) or None,
+                completion_tokens=sum(generation.num_tokens for generation in generations) if generations else None,
             )
 
         return response

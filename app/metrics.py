@@ -15,8 +15,8 @@ from app import __version__
 
 if TYPE_CHECKING:
     from app.engine.engine import Engine
-    from app.engine.kv_cache import KeyValueCache
-    from app.engine.request import Generation
+    from app.engine.kv_cache.manager import KVCacheManager
+    from app.engine.stream import RequestStream
 
 SECONDS = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
 FIRST_TOKEN_SECONDS = (
@@ -90,9 +90,12 @@ class Metrics:
             buckets=(0.01, 0.1, *SECONDS),
         )
         self._lanes = Counter(
-            "phi3_lane_requests", "Requests let in, by the lane that serves them.", ["lane"], registry=self.registry
+            "phi3_admitted_requests",
+            "Requests admitted, by the worker that serves them.",
+            ["worker"],
+            registry=self.registry,
         )
-        for lane in ("batched", "reference"):
+        for lane in ("batch", "beam_search"):
             self._lanes.labels(lane)
         info = Gauge(
             "phi3_build_info",
@@ -103,23 +106,23 @@ class Metrics:
         versions = [importlib.metadata.version(package) for package in ("torch", "transformers")]
         info.labels(__version__, platform.python_version(), *versions).set(1)
 
-    def took(self, generation: "Generation") -> None:
+    def took(self, generation: "RequestStream") -> None:
         """Count what a request took, whether or not it was served to its end."""
-        self._prompt_tokens.inc(len(generation.request.prompt_ids))
-        self._cached_tokens.inc(generation.cached_tokens)
-        self._generation_tokens.inc(generation.tokens)
+        self._prompt_tokens.inc(len(generation.request.prompt_token_ids))
+        self._cached_tokens.inc(generation.num_cached_tokens)
+        self._generation_tokens.inc(generation.num_tokens)
 
-    def served(self, generation: "Generation", reason: str) -> None:
+    def served(self, generation: "RequestStream", reason: str) -> None:
         """Count a request that was served just now; `reason` is why its first sequence ended."""
         now = time.monotonic()
-        first = generation.first_token or now
-        self._latency.observe(now - generation.submitted)
-        self._queue_time.observe((generation.started or now) - generation.submitted)
-        self._first_token.observe(first - generation.submitted)
-        if generation.tokens > 1:
-            self._per_token.observe((now - first) / (generation.tokens - 1))
-        self._prompt_length.observe(len(generation.request.prompt_ids))
-        self._answer_length.observe(generation.tokens)
+        first = generation.first_token_at or now
+        self._latency.observe(now - generation.submitted_at)
+        self._queue_time.observe((generation.started_at or now) - generation.submitted_at)
+        self._first_token.observe(first - generation.submitted_at)
+        if generation.num_tokens > 1:
+            self._per_token.observe((now - first) / (generation.num_tokens - 1))
+        self._prompt_length.observe(len(generation.request.prompt_token_ids))
+        self._answer_length.observe(generation.num_tokens)
         self._finished.labels(**self._labels, finished_reason=reason).inc()
 
     def let_in(self, lane: str) -> None:
@@ -144,7 +147,7 @@ class Metrics:
         )
         info.labels(self._labels["model_name"], str(context), dtype, device).set(1)
 
-    def observe_engine(self, engine: "Engine", cache: "KeyValueCache") -> None:
+    def observe_engine(self, engine: "Engine", cache: "KVCacheManager") -> None:
         """Export how many requests of `engine` run and wait, and how full `cache` is."""
         running = Gauge(
             "vllm:num_requests_running",
@@ -163,9 +166,9 @@ class Metrics:
             ["model_name", "engine"],
             registry=self.registry,
         )
-        usage.labels(**self._labels).set_function(lambda: cache.reserved / cache.tokens)
-        capacity = Gauge("phi3_cache_tokens", "Tokens that the cache has room for.", registry=self.registry)
-        capacity.set(cache.tokens)
+        usage.labels(**self._labels).set_function(lambda: cache.num_reserved / cache.num_slots)
+        capacity = Gauge("phi3_kv_cache_tokens", "Tokens that the KV cache holds.", registry=self.registry)
+        capacity.set(cache.num_slots)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

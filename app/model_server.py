@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from app.api.chat.request import Limits
-from app.engine.request import GenerationRequest, LoadError
+from app.engine.config import EngineConfig
+from app.engine.exceptions import LoadError
+from app.engine.request import GenerationRequest
 from app.logs import logger
 from app.metrics import Metrics
 from app.output.stream import Reader
 from app.settings import Settings
 
 if TYPE_CHECKING:
-    from app.engine.startup.build import Built
+    from app.engine.startup.build import EngineComponents
     from app.engine.startup.load import LoadedModel
 
 log = logger(__name__)
@@ -39,20 +41,20 @@ class NotReadyError(Exception):
 class Ready:
     """A loaded model with its engine."""
 
-    def __init__(self, loaded: "LoadedModel", built: "Built", settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, loaded: "LoadedModel", built: "EngineComponents", settings: Settings, metrics: Metrics) -> None:
         self._metrics = metrics
         self.tokenizer = loaded.tokenizer
         self.limits = Limits(
-            built.budget.context,
-            loaded.vocabulary,
+            built.memory.context,
+            loaded.vocab_size,
             loaded.eos_token_ids,
             loaded.pad_token_id,
-            built.budget.beam_tokens,
+            built.memory.beam_tokens,
             settings,
         )
         self.engine = built.engine
         self.grammars = built.grammars
-        self.invariant = built.invariant
+        self.batch_invariant = built.batch_invariant
         self.adapters = loaded.adapters
         self.created = int(time.time())
 
@@ -61,7 +63,7 @@ class Ready:
     ) -> Reader:
         """Let a request in, and return the reader of its answer; see Engine.submit for what is raised, and Reader."""
         generation = self.engine.submit(wanted)
-        self._metrics.let_in(generation.lane)
+        self._metrics.let_in(generation.worker)
         return Reader(generation, self.tokenizer, self._metrics, connection, seconds, stops)
 
 
@@ -116,27 +118,43 @@ class Runtime:
         while self._ready and self._ready.engine.busy and time.monotonic() < end:
             time.sleep(0.05)
         if self._ready:
-            self._ready.engine.end(NotReadyError("The server stopped before the answer was complete: ask again.", 1))
+            self._ready.engine.abort(NotReadyError("The server stopped before the answer was complete: ask again.", 1))
         self._drained()
 
     def _load(self) -> None:
         try:
             # Here and not above: importing torch takes seconds, and the health routes answer meanwhile.
-            from app.engine.startup.build import build
-            from app.engine.startup.load import load
+            from app.engine.startup.build import build_engine
+            from app.engine.startup.load import load_model
 
-            settings = self.settings
-            loaded = load(
-                settings.model, settings.dtype, settings.max_context, settings.adapters_dir, settings.adapter_weights
-            )
-            built = build(loaded, settings)
+            config = engine_config(self.settings)
+            loaded = load_model(config)
+            built = build_engine(loaded, config)
             model = loaded.model
-            self.metrics.observe_model(built.budget.context, str(model.dtype).removeprefix("torch."), model.device.type)
+            self.metrics.observe_model(built.memory.context, str(model.dtype).removeprefix("torch."), model.device.type)
             self.metrics.observe_engine(built.engine, built.cache)
-            self._ready = Ready(loaded, built, settings, self.metrics)
+            self._ready = Ready(loaded, built, self.settings, self.metrics)
         except LoadError as error:
             log.error("the model cannot be loaded", reason=str(error))
             os._exit(EXIT_BOOT_FAILED)
         except BaseException:
             log.exception("loading the model failed")
             os._exit(EXIT_BOOT_FAILED)
+
+
+def engine_config(settings: Settings) -> EngineConfig:
+    """Return the engine's part of `settings`."""
+    return EngineConfig(
+        model=settings.model,
+        dtype=settings.dtype,
+        max_context=settings.max_context,
+        adapters_dir=settings.adapters_dir,
+        adapter_weights=settings.adapter_weights,
+        max_concurrency=settings.max_concurrency,
+        max_queue=settings.max_queue,
+        max_queue_tokens=settings.max_queue_tokens,
+        max_beam_tokens=settings.max_beam_tokens,
+        memory_fraction=settings.memory_share,
+        deterministic=settings.deterministic,
+        stall_seconds=settings.stall_seconds,
+    )

@@ -14,10 +14,11 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from app import logs
 from app.api.auth import Keys
+from app.engine.config import GPU_CONCURRENCY
 from app.factory import create_app
 from app.metrics import Metrics
 from app.model_server import Runtime
-from app.settings import GPU_CONCURRENCY, Settings
+from app.settings import Settings
 
 # Seconds that answers which are ended at CHAT_DRAIN_SECONDS have to reach their clients.
 LAST_WORDS_SECONDS = 5

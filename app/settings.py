@@ -9,10 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 
-Dtype = Literal["auto", "float32", "bfloat16"]
-
-# A GPU takes about as long for a step of so many sequences as for one, a CPU two and a half times.
-GPU_CONCURRENCY, CPU_CONCURRENCY = 64, 32
+from app.engine.config import CPU_CONCURRENCY, GPU_CONCURRENCY, Dtype
 
 
 def _adapter_weights(given: object) -> object:

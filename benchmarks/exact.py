@@ -16,9 +16,10 @@ import torch
 from transformers import GenerationConfig, Phi3ForCausalLM
 
 from app.api.chat.schema import GenerateKwargs
-from app.engine.request import Generation, GenerationRequest, Token
+from app.engine.request import GenerationRequest
 from app.engine.startup.build import Built, build
 from app.engine.startup.load import load
+from app.engine.stream import RequestStream, Token
 from app.settings import Dtype, Settings
 from benchmarks.machine import MODEL, about
 from benchmarks.page import put
@@ -60,9 +61,9 @@ def engine(dtype: Dtype, concurrency: int) -> Built:
     return build(load(MODEL, dtype, 2500), settings)
 
 
-def answer(generation: Generation) -> list[int]:
+def answer(generation: RequestStream) -> list[int]:
     """Token ids of an answer, to its end."""
-    return [event.id for event in generation.events() if isinstance(event, Token)]
+    return [event.token_id for event in generation.events() if isinstance(event, Token)]
 
 
 def together(built: Built, asked: Sequence[Asked], leaving: dict[int, float] | None = None) -> list[list[int]]:
@@ -79,7 +80,7 @@ def together(built: Built, asked: Sequence[Asked], leaving: dict[int, float] | N
 
 def alone(built: Built, asked: Asked) -> list[int]:
     """The answer to a request by itself, with nothing in the cache."""
-    whole = built.cache.reserve(built.cache.tokens)
+    whole = built.cache.reserve(built.cache.num_slots)
     if whole is None:
         raise RuntimeError("the cache is in use")
     built.cache.release(whole)

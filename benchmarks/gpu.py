@@ -15,12 +15,13 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM
 
 from app.api.chat.schema import GenerateKwargs
-from app.engine.kv_cache import cache_for
-from app.engine.request import Generation, GenerationRequest
+from app.engine.kv_cache import kv_cache_for
+from app.engine.request import GenerationRequest
 from app.engine.scheduler import BatchedLane
 from app.engine.startup.batch_invariance import invariant
 from app.engine.startup.build import decoder
 from app.engine.startup.memory import budget
+from app.engine.stream import RequestStream
 from app.settings import GPU_CONCURRENCY
 from benchmarks.machine import about
 from benchmarks.page import put
@@ -119,12 +120,12 @@ def batched(
     for _ in range(clients):
         prompt = torch.randint(vocabulary, (PROMPT,), generator=generator).tolist()
         request = GenerationRequest("", tuple(prompt), PROMPT + tokens, 0, (), 0, kwargs)
-        generations.append(Generation(request, "batched", on_end=lambda _: None))
+        generations.append(RequestStream(request, "batched", on_close=lambda _: None))
     for generation in generations:
         lane.submit(generation)
-    while any(not generation.tokens for generation in generations):
+    while any(not generation.num_tokens for generation in generations):
         time.sleep(POLL_SECONDS)
-    started, done = time.perf_counter(), [generation.tokens for generation in generations]
+    started, done = time.perf_counter(), [generation.num_tokens for generation in generations]
     for generation in generations:
         for _ in generation.events():
             pass
@@ -138,7 +139,7 @@ def measure(name: str, model: Phi3ForCausalLM, clients: list[int], tokens: int) 
     """Results of `generate` and of the engine, whether answers are the same in any company, and where time goes."""
     config = model.config
     divided = budget(model, CONTEXT, asked_for=False, concurrency=max(clients), share=None, max_beam_tokens=0)
-    cache = cache_for(model, divided.tokens)
+    cache = kv_cache_for(model, divided.tokens)
     # Of the embeddings a step reads a row for each token.
     weights = sum(p.numel() * p.itemsize for p in model.parameters()) - model.model.embed_tokens.weight.nbytes
     results = [plain(model, name, tokens, weights, divided.token_bytes)]

@@ -60,7 +60,7 @@ class Load:
     @property
     def speed(self) -> float:
         """Tokens per second, over all clients."""
-        return sum(answer.tokens for answer in self.answers) / self.seconds
+        return sum(answer.num_tokens for answer in self.answers) / self.seconds
 
 
 def load(peer: Peer, server: Server, clients: int, requests: int, tokens: int) -> Load:
@@ -74,10 +74,10 @@ def load(peer: Peer, server: Server, clients: int, requests: int, tokens: int) -
             prompt = PROMPTS[(turn * clients + number) % len(PROMPTS)]
             try:
                 answer = peer.ask(server, http, prompt, tokens)
-                if answer.tokens == tokens:
+                if answer.num_tokens == tokens:
                     answers.append(answer)
                 else:
-                    errors.append(f"{answer.tokens} tokens instead of {tokens}")
+                    errors.append(f"{answer.num_tokens} tokens instead of {tokens}")
             except (httpx.HTTPError, OSError, ValueError, LookupError) as error:
                 errors.append(f"{type(error).__name__}: {error}")
 

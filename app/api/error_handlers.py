@@ -10,7 +10,7 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntity
 from app.api.chat.request import RequestError
 from app.api.chat.schema import ChatRequest, GenerateKwargs
 from app.api.openai import schema as openai
-from app.engine.request import EngineError, InvalidScoresError, QueueFullError
+from app.engine.exceptions import EngineError, InvalidLogitsError, QueueFullError
 from app.logs import logger
 from app.model_server import NotReadyError
 from app.output.stream import TimedOutError
@@ -64,7 +64,7 @@ def told(error: Exception, path: str) -> tuple[int, dict[str, Any]]:
     match error:
         case RequestError():
             status, text, field = 400, str(error), error.field
-        case InvalidScoresError():
+        case InvalidLogitsError():
             status, text = 400, str(error)
         case QueueFullError():
             status, text = 429, str(error)

@@ -1,137 +1,145 @@
-"""The way into the engine: a bound on what is let in, and the choice of a lane."""
+"""The entrance to the engine: admits requests and passes each to a worker."""
 
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from app.engine.request import Generation, GenerationRequest, QueueFullError, failure
-from app.engine.retry_after import Forecast
+from app.engine.exceptions import QueueFullError, internal_error
+from app.engine.request import GenerationRequest
+from app.engine.retry_after import RetryAfterEstimator
+from app.engine.stream import RequestStream, WorkerName
 
 
-class Lane(Protocol):
-    """A way to generate, on a thread of its own."""
+class Worker(Protocol):
+    """Generates on a thread of its own."""
 
-    def submit(self, generation: Generation) -> None:
-        """Queue `generation`: its events follow, and then its end."""
+    def submit(self, stream: RequestStream) -> None:
+        """Queue a request: its events follow, then the stream is closed."""
 
     @property
     def running(self) -> int:
-        """Requests that generate now."""
+        """Running requests."""
 
     @property
     def waiting(self) -> int:
-        """Requests that wait, without those that were cancelled meanwhile."""
+        """Waiting requests that are not cancelled."""
 
     @property
     def alive(self) -> bool:
         """Whether the thread lives."""
 
     @property
-    def idle_seconds(self) -> float:
-        """Seconds since the last step while there is work; 0 where there is none."""
+    def stalled_seconds(self) -> float:
+        """Seconds since the last step, or 0 without work."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    """How much the engine admits.
+
+    Attributes:
+        max_concurrency: sequences that run at once.
+        max_queue: requests that wait.
+        max_tokens: tokens that all requests ask for together, prompts included; a single request can ask for more.
+    """
+
+    max_concurrency: int
+    max_queue: int
+    max_tokens: int
 
 
 class Engine:
-    """Runs requests on two lanes: beam search on one, everything else on the other.
+    """Runs beam searches on one worker, and all other requests on another.
 
     Args:
-        batched: generates for many requests at once.
-        reference: searches with beams, one request at a time.
-        concurrency: sequences that generate at once on the batched lane.
-        max_queue: requests that wait beyond those.
-        max_tokens: that all may ask for together, prompts included; one that is alone may ask for more.
-        stall_seconds: without a step for so long, while there is work, the engine is no longer alive.
-        forecast: of when places will be free.
+        batch: serves many requests at once.
+        beam_search: serves one request at a time.
+        limits: how much is admitted.
+        stall_seconds: without a step for so long, while there is work, a worker counts as stuck.
+        retry_after: estimates when there is capacity again.
     """
 
     def __init__(
         self,
-        batched: Lane,
-        reference: Lane,
-        *,
-        concurrency: int,
-        max_queue: int,
-        max_tokens: int,
+        batch: Worker,
+        beam_search: Worker,
+        limits: AdmissionLimits,
         stall_seconds: float,
-        forecast: Forecast,
+        retry_after: RetryAfterEstimator,
     ) -> None:
-        self.lanes = {"batched": batched, "reference": reference}
-        self._concurrency = concurrency
-        self._max_queue = max_queue
-        self._max_tokens = max_tokens
+        self.workers: dict[WorkerName, Worker] = {"batch": batch, "beam_search": beam_search}
+        self._limits = limits
         self._stall_seconds = stall_seconds
-        self._lock = threading.Lock()
-        self._forecast = forecast
-        self._generations: dict[Generation, None] = {}  # in order of arrival
+        self._retry_after = retry_after
+        self._lock = threading.Lock()  # one decision on admission at a time
+        self._streams: dict[RequestStream, None] = {}  # in order of arrival
 
-    def submit(self, request: GenerationRequest) -> Generation:
-        """Queue `request` and return its answer, which fills as it is generated.
+    def submit(self, request: GenerationRequest) -> RequestStream:
+        """Queue `request` and return the stream of its tokens.
 
         Raises:
-            QueueFullError: at once, where too many wait.
-            EngineError: the lane is dead.
+            QueueFullError: a limit is reached.
+            EngineError: the worker is dead.
         """
-        lane = "reference" if request.kwargs.num_beams > 1 else "batched"
-        generation = Generation(request, lane, on_end=self._ended)
+        worker: WorkerName = "beam_search" if request.params.beam_search else "batch"
+        stream = RequestStream(request, worker, on_close=self._closed)
         with self._lock:
-            if full := self._full(request):
-                raise QueueFullError(f"{full}: try again later.", self._forecast.promise(self._let_in()))
-            if not self.lanes[lane].alive:
-                raise failure()
-            self._forecast.admitted()
-            self._generations[generation] = None
-            self.lanes[lane].submit(generation)
-        return generation
+            if reason := self._reason_to_reject(request):
+                raise QueueFullError(f"{reason}. Try again later.", self._retry_after.reserve(self._admitted()))
+            if not self.workers[worker].alive:
+                raise internal_error()
+            self._retry_after.request_admitted()
+            self._streams[stream] = None
+            self.workers[worker].submit(stream)
+        return stream
 
-    def _full(self, request: GenerationRequest) -> str | None:
-        """Say what there is too much of to let `request` in, if there is."""
+    def _reason_to_reject(self, request: GenerationRequest) -> str | None:
         running, waiting = self.running, self.waiting
-        if running + waiting >= self._concurrency + self._max_queue:
+        load = f"{running} requests are running and {waiting} are waiting"
+        if running + waiting >= self._limits.max_concurrency + self._limits.max_queue:
+            return f"{load}, the limit of CHAT_MAX_QUEUE ({self._limits.max_queue})"
+        num_tokens = [stream.request.num_tokens for stream in self._admitted()]
+        if num_tokens and sum(num_tokens) + request.num_tokens > self._limits.max_tokens:
             return (
-                f"{running} requests are running and {waiting} are waiting, "
-                f"as many as CHAT_MAX_QUEUE ({self._max_queue}) lets in"
-            )
-        tokens = [each.request.tokens for each in self._let_in()]
-        if tokens and sum(tokens) + request.tokens > self._max_tokens:
-            return (
-                f"{running} requests are running and {waiting} are waiting that ask for {sum(tokens)} tokens, and with "
-                f"the {request.tokens} of this one they would be more than the cache and CHAT_MAX_QUEUE_TOKENS let in "
-                f"({self._max_tokens})"
+                f"{load} with {sum(num_tokens)} tokens; {request.num_tokens} more exceed the limit of the KV cache and "
+                f"CHAT_MAX_QUEUE_TOKENS ({self._limits.max_tokens})"
             )
         return None
 
-    def _let_in(self) -> list[Generation]:
-        """The requests that run or wait and are wanted, in order of arrival."""
-        # A copy: requests end on other threads.
-        return [generation for generation in list(self._generations) if not generation.cancelled]
+    def _admitted(self) -> Sequence[RequestStream]:
+        """Return the running and waiting requests that are not cancelled, in order of arrival."""
+        # list: other threads close streams meanwhile.
+        return [stream for stream in list(self._streams) if not stream.cancelled]
 
-    def end(self, error: Exception) -> None:
-        """End every request that runs or waits with `error`."""
+    def abort(self, error: Exception) -> None:
+        """End every running and waiting request with `error`."""
         with self._lock:
-            generations = list(self._generations)
-        for generation in generations:
-            generation.cancel()
-            generation.end(error)
+            streams = list(self._streams)
+        for stream in streams:
+            stream.cancel()
+            stream.close(error)
 
     @property
     def busy(self) -> bool:
         """Whether any request runs or waits."""
-        return bool(self._generations)
+        return bool(self._streams)
 
     @property
     def running(self) -> int:
-        """Requests that generate now."""
-        return sum(lane.running for lane in self.lanes.values())
+        """Running requests."""
+        return sum(worker.running for worker in self.workers.values())
 
     @property
     def waiting(self) -> int:
-        """Requests that wait, without those that were cancelled meanwhile."""
-        return sum(lane.waiting for lane in self.lanes.values())
+        """Waiting requests that are not cancelled."""
+        return sum(worker.waiting for worker in self.workers.values())
 
     @property
     def alive(self) -> bool:
-        """Whether both lanes live and get on with their work."""
-        return all(lane.alive and lane.idle_seconds < self._stall_seconds for lane in self.lanes.values())
+        """Whether all workers live and none is stuck."""
+        return all(worker.alive and worker.stalled_seconds < self._stall_seconds for worker in self.workers.values())
 
-    def _ended(self, generation: Generation) -> None:
-        self._generations.pop(generation, None)
-        self._forecast.ended(generation)
+    def _closed(self, stream: RequestStream) -> None:
+        self._streams.pop(stream, None)
+        self._retry_after.request_finished(stream)

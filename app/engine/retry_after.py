@@ -1,124 +1,123 @@
-"""Foretells when a refused request would find a place: from what those let in ask for, and the measured pace."""
+"""Estimates `Retry-After`: when a rejected request would be admitted, from queued work and measured throughput."""
 
 import heapq
 import math
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
+from app.engine.kv_cache.slot_allocator import round_up_to_block
+from app.engine.stream import RequestStream, WorkerName
 
-from app.engine.kv_cache import KeyValueCache, whole_blocks
-from app.engine.model_runner.eager import Span
-from app.engine.request import Generation
-from app.engine.scheduler import PROMPT_TOKENS, Decode
-
-# Weight of the newest request in averages.
-NEWEST = 0.1
-# Refused requests that are told a time of their own; those beyond are told the last one's.
-PROMISES = 512
-# A refused request may come back so long after it was told to, before its place is given to another.
+# Weight of the newest request in the moving averages.
+NEWEST_WEIGHT = 0.1
+# Rejected requests with a reservation of their own; later ones share the last one's time.
+MAX_RESERVATIONS = 512
+# A reservation lapses so long after its time.
 GRACE_SECONDS = 5.0
 
 
-class Forecast:
-    """When places will be free.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What the engine can do at once.
 
-    Args:
-        concurrency: sequences that the batched lane generates at once.
-        cache_tokens: that all of them share.
-        seconds_per_step: of a step with all of them.
+    Attributes:
+        max_concurrency: sequences of the batch worker.
+        num_slots: slots of the KV cache that those share.
+        max_prefill_tokens: prompt tokens of a step.
+        step_seconds: duration of a step with all of them.
     """
 
-    def __init__(self, concurrency: int, cache_tokens: int, seconds_per_step: float) -> None:
-        self._concurrency = concurrency
-        self._cache_tokens = cache_tokens
-        self._least = seconds_per_step
-        self._pace = {"batched": seconds_per_step, "reference": seconds_per_step}
-        # Answers mostly end before the limit that the request sets.
-        self._share = 1.0
-        # When each was told to come back, in the order in which they are to find a place.
-        self._promises: list[float] = []
+    max_concurrency: int
+    num_slots: int
+    max_prefill_tokens: int
+    step_seconds: float
 
-    def admitted(self) -> None:
-        """Take a request that is let in for the first that was told to come back by now."""
-        if (place := self._due(time.monotonic())) is not None:
-            del self._promises[place]
 
-    def ended(self, generation: Generation) -> None:
-        """Learn from a request that has ended."""
-        if generation.started is None or not generation.tokens:
+class RetryAfterEstimator:
+    """Simulates the workers' queues, and spreads rejected requests by reserving a time for each."""
+
+    def __init__(self, capacity: Capacity) -> None:
+        self._capacity = capacity
+        self._step_seconds: dict[WorkerName, float] = dict.fromkeys(("batch", "beam_search"), capacity.step_seconds)
+        # Average fraction of max_tokens that a sequence generates.
+        self._output_fraction = 1.0
+        # Times at which rejected requests are to return, in the order in which they will find capacity.
+        self._reservations: list[float] = []
+
+    def request_admitted(self) -> None:
+        """Give the first due reservation to a request that was admitted."""
+        if (index := self._first_due(time.monotonic())) is not None:
+            del self._reservations[index]
+
+    def request_finished(self, stream: RequestStream) -> None:
+        """Update the averages."""
+        if stream.started_at is None or not stream.num_tokens:
             return
-        steps = _prompt_steps(generation) + generation.tokens / _sequences(generation)
-        pace = (time.monotonic() - generation.started) / steps
-        self._pace[generation.lane] += NEWEST * (pace - self._pace[generation.lane])
-        if not generation.cancelled:
-            share = generation.tokens / _sequences(generation) / generation.request.max_new_tokens
-            self._share += NEWEST * (share - self._share)
+        output_steps = stream.num_tokens / stream.request.params.n
+        seconds = (time.monotonic() - stream.started_at) / (self._prefill_steps(stream) + output_steps)
+        self._step_seconds[stream.worker] += NEWEST_WEIGHT * (seconds - self._step_seconds[stream.worker])
+        if not stream.cancelled:
+            fraction = output_steps / stream.request.params.max_tokens
+            self._output_fraction += NEWEST_WEIGHT * (fraction - self._output_fraction)
 
-    def promise(self, let_in: Sequence[Generation]) -> int:
-        """Return the whole seconds, at least 1, until there is a place for one more, beside those promised one before.
+    def reserve(self, admitted: Sequence[RequestStream]) -> int:
+        """Return the whole seconds, at least 1, until one more request finds capacity behind earlier reservations.
 
-        One that comes when another was told to come back is taken for that one: it finds no place since the forecast
-        was wrong, and is promised the next.
+        A request that comes when a reservation is due takes its place: the estimate was wrong, because the request
+        found no capacity, so it gets the next time.
 
         Args:
-            let_in: the requests that run or wait, in order of arrival.
+            admitted: requests that run or wait, in order of arrival.
         """
         now = time.monotonic()
-        self._promises = [due for due in self._promises if due > now - GRACE_SECONDS]
-        place = self._due(now)
-        if place is None:
-            place = len(self._promises)
-        lengths = [whole_blocks(each.request.max_length) for each in let_in if each.lane == "batched"]
-        fit = int(self._cache_tokens / statistics.mean(lengths)) if lengths else self._concurrency
-        free = {"batched": [0.0] * max(1, min(self._concurrency, fit)), "reference": [0.0]}
-        ends, works = [], []
-        for generation in let_in:
-            # What was measured of a lone request says little of a full lane.
-            pace = max(self._least, self._pace[generation.lane])
-            steps = _prompt_steps(generation) + self._share * generation.request.max_new_tokens
-            done = generation.tokens / _sequences(generation)
-            work = pace * max(1.0, steps - done)
-            works.append(pace * steps)
-            ends.append(max(_take(free[generation.lane], work) for _ in range(_sequences(generation))))
-        ends += [_take(free["batched"], statistics.mean(works or [0.0]), due - now) for due in self._promises]
-        seconds = max(1, math.ceil(sorted(ends)[min(place, len(ends) - 1)])) if ends else 1
-        if place < PROMISES:
-            self._promises[place : place + 1] = [now + seconds]
+        self._reservations = [due for due in self._reservations if due > now - GRACE_SECONDS]
+        index = self._first_due(now)
+        if index is None:
+            index = len(self._reservations)
+        ends = self._simulate(admitted, now)
+        seconds = max(1, math.ceil(sorted(ends)[min(index, len(ends) - 1)])) if ends else 1
+        if index < MAX_RESERVATIONS:
+            self._reservations[index : index + 1] = [now + seconds]
         return seconds
 
-    def _due(self, now: float) -> int | None:
-        """Which of the promises is the first that is due."""
-        return next((place for place, due in enumerate(self._promises) if due <= now), None)
+    def _simulate(self, admitted: Sequence[RequestStream], now: float) -> list[float]:
+        """Return the seconds from now at which each admitted request and then each reservation ends."""
+        free_at: dict[WorkerName, list[float]] = {
+            "batch": [0.0] * self._concurrent_sequences(admitted),
+            "beam_search": [0.0],
+        }
+        ends: list[float] = []
+        durations: list[float] = []
+        for stream in admitted:
+            # A lone request is faster than the same request in a full batch.
+            step_seconds = max(self._capacity.step_seconds, self._step_seconds[stream.worker])
+            params = stream.request.params
+            steps = self._prefill_steps(stream) + self._output_fraction * params.max_tokens
+            remaining = step_seconds * max(1.0, steps - stream.num_tokens / params.n)
+            durations.append(step_seconds * steps)
+            ends.append(max(_run_next(free_at[stream.worker], remaining) for _ in range(params.n)))
+        mean = statistics.mean(durations or [0.0])
+        return ends + [_run_next(free_at["batch"], mean, due - now) for due in self._reservations]
+
+    def _concurrent_sequences(self, admitted: Sequence[RequestStream]) -> int:
+        """Return how many sequences of the admitted requests' mean length run at once."""
+        lengths = [round_up_to_block(each.request.max_length) for each in admitted if each.worker == "batch"]
+        fit = int(self._capacity.num_slots / statistics.mean(lengths)) if lengths else self._capacity.max_concurrency
+        return max(1, min(self._capacity.max_concurrency, fit))
+
+    def _prefill_steps(self, stream: RequestStream) -> float:
+        num_tokens = len(stream.request.prompt_token_ids) - stream.num_cached_tokens
+        return num_tokens / self._capacity.max_prefill_tokens
+
+    def _first_due(self, now: float) -> int | None:
+        """Return the index of the first reservation whose time has come."""
+        return next((index for index, due in enumerate(self._reservations) if due <= now), None)
 
 
-def _take(slots: list[float], work: float, arrival: float = 0.0) -> float:
-    """Give `work` that comes at `arrival` to the slot that is free first, and return when it is done."""
-    end = max(slots[0], arrival) + work
-    heapq.heapreplace(slots, end)
+def _run_next(free_at: list[float], duration: float, arrival: float = 0.0) -> float:
+    """Run work that arrives at `arrival` where capacity is free first, and return when it ends."""
+    end = max(free_at[0], arrival) + duration
+    heapq.heapreplace(free_at, end)
     return end
-
-
-def _sequences(generation: Generation) -> int:
-    """Sequences that are put out: beams come together in one step."""
-    return generation.request.kwargs.num_return_sequences
-
-
-def _prompt_steps(generation: Generation) -> float:
-    return (len(generation.request.prompt_ids) - generation.cached_tokens) / PROMPT_TOKENS
-
-
-def seconds_per_step(decode: Decode, cache: KeyValueCache, concurrency: int) -> float:
-    """Seconds that a step of `concurrency` sequences takes, or of as many as there is room for: the best of three."""
-    extents = [extent for _ in range(concurrency) if (extent := cache.reserve(1))]
-    best = float("inf")
-    with torch.inference_mode():
-        for _ in range(3):
-            started = time.perf_counter()
-            # Scores come to the CPU as those of a step do, so that a GPU's work is waited for.
-            decode([Span([0], 0, extent.start, False, True) for extent in extents]).sum().item()
-            best = min(best, time.perf_counter() - started)
-    for extent in extents:
-        cache.release(extent)
-    return best

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from werkzeug.exceptions import ClientDisconnected
 
-from app.engine.request import Event, FinishReason, Generation, Token
+from app.engine.stream import Event, FinishReason, RequestStream, Token
 from app.metrics import Metrics
 from app.tokenizer import Detokenizer, Tokenizer
 
@@ -52,7 +52,7 @@ class Reader:
 
     def __init__(
         self,
-        generation: Generation,
+        generation: RequestStream,
         tokenizer: Tokenizer,
         metrics: Metrics,
         connection: socket.socket | None,
@@ -82,7 +82,7 @@ class Reader:
         """Yield what arrives, and None every POLL_SECONDS where nothing does; the generation ends with the iterator.
 
         Raises:
-            InvalidScoresError: see there.
+            InvalidLogitsError: see there.
             EngineError: the generation failed.
             ClientDisconnected: nobody waits for the answer any more.
             TimedOutError: the answer took longer than it may.
@@ -110,14 +110,14 @@ class Reader:
     def _read(self, event: Event) -> Piece | None:
         sequence = self._sequences.get(event.sequence)
         if sequence is None:
-            sequence = _Sequence(Detokenizer(self._tokenizer, self.generation.request.prompt_ids), self._stops)
+            sequence = _Sequence(Detokenizer(self._tokenizer, self.generation.request.prompt_token_ids), self._stops)
             self._sequences[event.sequence] = sequence
         if sequence.ended():
             return None  # generated before the lane heard that it is complete
         if isinstance(event, Token):
             text = sequence.add(event)
             if sequence.ended():
-                self.generation.stop(event.sequence)
+                self.generation.stop_sequence(event.sequence)
         else:
             text = sequence.end(event.reason)
         if not text and not sequence.ended():
@@ -126,7 +126,7 @@ class Reader:
 
     def _check(self) -> None:
         """Raise where there is no use in going on."""
-        if time.monotonic() - self.generation.submitted > self._seconds:
+        if time.monotonic() - self.generation.submitted_at > self._seconds:
             raise TimedOutError(
                 f"The answer was not complete after the {self._seconds:g} s that it may take (X-Request-Timeout, and "
                 "the server's CHAT_MAX_REQUEST_SECONDS): ask for fewer tokens, or allow more time."
@@ -162,7 +162,7 @@ class _Sequence:
         """Take a token, and return the text that is certain by now; a stop in it ends the sequence."""
         self.answer.tokens.append(token)
         self._new.append(token)
-        return self._put_out(self._detokenizer.add(token.id))
+        return self._put_out(self._detokenizer.add(token.token_id))
 
     def end(self, reason: FinishReason) -> str:
         """End the sequence, and return the rest of its text."""

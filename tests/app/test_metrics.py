@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.metrics import Metrics
-from tests.support.requests import generation, request
+from tests.support.requests import new_stream, request
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 
 
 def test_figures_that_mean_the_same_as_in_vllm_have_its_names_and_labels(metrics: Metrics) -> None:
-    answer = generation(request([1, 2, 3], 8))
+    answer = new_stream(request([1, 2, 3], 8))
     now = time.monotonic()
     answer.submitted, answer.started, answer.first_token = now - 0.4, now - 0.35, now - 0.3
     answer.tokens, answer.cached_tokens = 4, 2
@@ -65,7 +65,7 @@ def test_requests_are_counted_by_lane(metrics: Metrics) -> None:
 
 
 def test_two_servers_in_one_process_do_not_share_figures(metrics: Metrics) -> None:
-    metrics.took(generation(request([1], 1)))
+    metrics.took(new_stream(request([1], 1)))
     assert value(Metrics("demo"), "vllm:prompt_tokens_total", **ENGINE) == 0
 
 

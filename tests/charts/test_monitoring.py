@@ -15,7 +15,7 @@ from app.engine.kv_cache import KeyValueCache
 from app.metrics import Metrics
 from tests.charts.cases import FEATURES
 from tests.charts.helm import CHART, one
-from tests.support.requests import generation, request
+from tests.support.requests import new_stream, request
 
 # Prometheus adds these to whatever it reads from a pod.
 OF_THE_TARGET = {"namespace", "pod"}
@@ -30,7 +30,7 @@ def exported() -> dict[str, set[str]]:
         cast("KeyValueCache", SimpleNamespace(reserved=1, tokens=2)),
     )
     metrics.answered("POST", "/chat", 200)
-    metrics.served(generation(request([1], 1)), "stop")
+    metrics.served(new_stream(request([1], 1)), "stop")
     families = text_string_to_metric_families(metrics.text().decode())
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 

@@ -4,8 +4,12 @@ from dataclasses import dataclass
 
 from app.api.chat.schema import ChatRequest, GenerateKwargs, Message
 from app.engine.request import GenerationRequest
+from app.engine.sampling_params import BeamSearchParams, SamplingParams
 from app.settings import Settings
 from app.tokenizer import Tokenizer
+
+# Most likely tokens at each step that `output_scores` returns.
+TOP_LOGPROBS = 10
 
 
 class RequestError(ValueError):
@@ -88,15 +92,8 @@ def generation_request(request_id: str, chat: ChatRequest, tokenizer: Tokenizer,
             f"min_length is {min_length} and max_length {max_length} (both in tokens of prompt and answer): "
             "lower the one or raise the other."
         )
-    request = GenerationRequest(
-        id=request_id,
-        prompt_ids=tuple(prompt),
-        max_length=max_length,
-        min_length=min_length,
-        eos_token_ids=_eos(kwargs, limits),
-        pad_token_id=limits.pad_token_id if kwargs.pad_token_id is None else kwargs.pad_token_id,
-        kwargs=kwargs,
-    )
+    params = _sampling_params(kwargs, max_length - len(prompt), max(0, min_length - len(prompt)), limits)
+    request = GenerationRequest(request_id, tuple(prompt), params)
     _check_size(request, limits)
     return request
 
@@ -163,6 +160,44 @@ def _eos(kwargs: GenerateKwargs, limits: Limits) -> tuple[int, ...]:
     return tuple(kwargs.eos_token_id) if isinstance(kwargs.eos_token_id, list) else (kwargs.eos_token_id,)
 
 
+def _sampling_params(kwargs: GenerateKwargs, max_tokens: int, min_tokens: int, limits: Limits) -> SamplingParams:
+    search = BeamSearchParams(
+        num_beams=kwargs.num_beams,
+        num_beam_groups=kwargs.num_beam_groups,
+        diversity_penalty=kwargs.diversity_penalty,
+        length_penalty=kwargs.length_penalty,
+        early_stopping=kwargs.early_stopping,
+    )
+    return SamplingParams(
+        n=kwargs.num_return_sequences,
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
+        eos_token_ids=_eos(kwargs, limits),
+        pad_token_id=limits.pad_token_id if kwargs.pad_token_id is None else kwargs.pad_token_id,
+        temperature=kwargs.temperature if kwargs.do_sample else 0.0,
+        top_k=kwargs.top_k,
+        top_p=kwargs.top_p,
+        typical_p=kwargs.typical_p,
+        min_p=kwargs.min_p,
+        epsilon_cutoff=kwargs.epsilon_cutoff,
+        eta_cutoff=kwargs.eta_cutoff,
+        seed=kwargs.seed,
+        repetition_penalty=kwargs.repetition_penalty,
+        encoder_repetition_penalty=kwargs.encoder_repetition_penalty,
+        no_repeat_ngram_size=kwargs.no_repeat_ngram_size,
+        encoder_no_repeat_ngram_size=kwargs.encoder_no_repeat_ngram_size,
+        bad_words_ids=kwargs.bad_words_ids,
+        suppress_tokens=kwargs.suppress_tokens,
+        begin_suppress_tokens=kwargs.begin_suppress_tokens,
+        forced_bos_token_id=kwargs.forced_bos_token_id,
+        forced_eos_token_id=kwargs.forced_eos_token_id,
+        remove_invalid_values=kwargs.remove_invalid_values,
+        logprobs=TOP_LOGPROBS if kwargs.output_scores else None,
+        logprobs_mode="processed",
+        beam_search=search if kwargs.num_beams > 1 else None,
+    )
+
+
 def _check_combinations(kwargs: GenerateKwargs) -> None:
     """Refuse settings that contradict each other."""
     if kwargs.num_beams == 1 and kwargs.num_return_sequences > 1 and not kwargs.sampled:
@@ -227,20 +262,21 @@ def _check_token_ids(kwargs: GenerateKwargs, limits: Limits) -> None:
 def _check_size(request: GenerationRequest, limits: Limits) -> None:
     """Refuse what would take more of the machine than one request may have."""
     settings = limits.settings
-    rows = max(request.kwargs.num_beams, request.kwargs.num_return_sequences)
+    params = request.params
+    rows = params.num_rows
     if rows > settings.max_sequences:
         raise RequestError(
             f"num_beams and num_return_sequences may be at most {settings.max_sequences} (CHAT_MAX_SEQUENCES), "
             f"and one of them is {rows}."
         )
-    beams = request.kwargs.num_beams
+    beams = params.beam_search.num_beams if params.beam_search else 1
     if beams > 1 and beams * request.max_length > limits.beam_tokens:
         raise RequestError(
             f"{beams} beams of up to {request.max_length} tokens are {beams * request.max_length} tokens: the server "
             f"allows {limits.beam_tokens} (CHAT_MAX_BEAM_TOKENS, and its memory). Ask for fewer or shorter ones."
         )
-    if request.kwargs.output_scores and rows * request.max_new_tokens > settings.max_scored_tokens:
+    if params.logprobs is not None and rows * params.max_tokens > settings.max_scored_tokens:
         raise RequestError(
-            f"output_scores for {rows} sequences of up to {request.max_new_tokens} new tokens: CHAT_MAX_SCORED_TOKENS "
+            f"output_scores for {rows} sequences of up to {params.max_tokens} new tokens: CHAT_MAX_SCORED_TOKENS "
             f"allows {settings.max_scored_tokens} together. Ask for fewer or shorter ones."
         )

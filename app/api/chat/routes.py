@@ -15,6 +15,7 @@ from app.api.chat.schema import (
     ChatResponse,
     ErrorResponse,
     FieldErrorResponse,
+    GenerateKwargs,
     TokenDetail,
 )
 from app.api.submit import ask, require_object
@@ -87,7 +88,8 @@ def _response(
     # With messages the prompt is the server's own, so there is no full text to return.
     full = chat.return_full_text is not False and bool(chat.prompt)
     result = "".join((chat.prompt or "") + text if full else text for text in texts)
-    if not (wanted.kwargs.return_dict_in_generate or wanted.kwargs.output_scores):
+    kwargs = chat.generate_kwargs or GenerateKwargs()
+    if not (kwargs.return_dict_in_generate or kwargs.output_scores):
         return {"Result": result}
     longest = max(len(answer.tokens) for answer in answers)
     details = [_details(text, answer, wanted, longest) for text, answer in zip(texts, answers, strict=True)]
@@ -95,13 +97,13 @@ def _response(
 
 
 def _details(text: str, answer: Answer, wanted: GenerationRequest, longest: int) -> AnswerDetails:
-    scores = [token.scores for token in answer.tokens if token.scores]
-    padding = [wanted.pad_token_id] * (longest - len(answer.tokens))
+    scores = [token.logprobs for token in answer.tokens if token.logprobs]
+    padding = [wanted.params.pad_token_id] * (longest - len(answer.tokens))
     return AnswerDetails(
         text=text,
-        token_ids=[token.id for token in answer.tokens] + padding,
+        token_ids=[token.token_id for token in answer.tokens] + padding,
         finish_reason=answer.reason or "length",
-        prompt_tokens=len(wanted.prompt_ids),
+        prompt_tokens=len(wanted.prompt_token_ids),
         completion_tokens=len(answer.tokens),
         logprobs=[score.logprob for score in scores] or None,
         top_logprobs=[

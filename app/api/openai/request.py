@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from werkzeug.exceptions import NotFound
 
 from app.api.chat.request import Limits, RequestError, check_messages, encode_messages
-from app.api.chat.schema import GenerateKwargs, Message
+from app.api.chat.schema import Message
 from app.api.openai.schema import (
     ChatCompletionRequest,
     ChatMessage,
@@ -15,11 +15,12 @@ from app.api.openai.schema import (
     JsonSchemaFormat,
     ResponseFormat,
 )
-from app.engine.request import Form, GenerationRequest
+from app.engine.request import GenerationRequest
+from app.engine.sampling_params import Grammar, SamplingParams
 from app.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from app.engine.sampling.structured_output import Grammars
+    from app.engine.sampling.structured_output import GrammarCompiler
 
 # Tokens of an answer where the request does not say; room for them is kept free in the cache.
 DEFAULT_MAX_TOKENS = 4096
@@ -33,7 +34,7 @@ def check_model(name: str | None, limits: Limits) -> None:
 
 
 def chat_request(
-    request_id: str, asked: ChatCompletionRequest, tokenizer: Tokenizer, limits: Limits, grammars: "Grammars"
+    request_id: str, asked: ChatCompletionRequest, tokenizer: Tokenizer, limits: Limits, grammars: "GrammarCompiler"
 ) -> GenerationRequest:
     """Build what the engine runs for a conversation.
 
@@ -53,15 +54,15 @@ def chat_request(
     prompt = conversation(asked.messages, tokenizer, limits)
     logprobs = asked.top_logprobs or 0 if asked.logprobs else None
     wanted = _request(request_id, prompt, asked, asked.max_completion_tokens or asked.max_tokens, logprobs, limits)
-    return replace(wanted, form=_form(asked.response_format, grammars))
+    return replace(wanted, params=replace(wanted.params, grammar=_form(asked.response_format, grammars)))
 
 
-def _form(wanted: ResponseFormat | None, grammars: "Grammars") -> Form | None:
+def _form(wanted: ResponseFormat | None, grammars: "GrammarCompiler") -> Grammar | None:
     if isinstance(wanted, JsonObject):
-        return grammars.json({"type": "object"})
+        return grammars.compile_json_schema({"type": "object"})
     if isinstance(wanted, JsonSchemaFormat):
         try:
-            return grammars.json(wanted.json_schema.schema_)
+            return grammars.compile_json_schema(wanted.json_schema.schema_)
         except ValueError as error:
             raise RequestError(str(error), "response_format") from None
     return None
@@ -136,25 +137,20 @@ def _request(
         )
     if asked.stream_options and not asked.stream:
         raise RequestError("stream_options needs stream: set that to true, or leave this out.", "stream_options")
-    return GenerationRequest(
-        id=request_id,
-        prompt_ids=tuple(prompt),
-        max_length=len(prompt) + (max_tokens or min(left, DEFAULT_MAX_TOKENS)),
-        min_length=0,
+    params = SamplingParams(
+        n=asked.n,
+        max_tokens=max_tokens or min(left, DEFAULT_MAX_TOKENS),
         eos_token_ids=limits.eos_token_ids,
         pad_token_id=limits.pad_token_id,
-        kwargs=GenerateKwargs(
-            temperature=asked.temperature,
-            top_k=0,
-            top_p=asked.top_p,
-            seed=None if asked.seed is None else asked.seed % 2**63,
-            num_return_sequences=asked.n,
-        ),
-        logprobs=logprobs,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        seed=None if asked.seed is None else asked.seed % 2**63,
         logit_bias=_bias(asked.logit_bias, limits),
         presence_penalty=asked.presence_penalty,
         frequency_penalty=asked.frequency_penalty,
+        logprobs=logprobs,
     )
+    return GenerationRequest(request_id, tuple(prompt), params)
 
 
 def _bias(given: dict[str, float], limits: Limits) -> dict[int, float]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.engine.request import FinishReason, Generation, Token
+from app.engine.stream import FinishReason, RequestStream, Token
 from app.output.stream import Answer, Piece
 from app.tokenizer import Tokenizer
 
@@ -30,7 +30,7 @@ class Shape:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(
-        self, answers: Sequence[Answer], echoed: Sequence[str], generations: Sequence[Generation]
+        self, answers: Sequence[Answer], echoed: Sequence[str], generations: Sequence[RequestStream]
     ) -> dict[str, Any]:
         """The answer at once; `echoed` is what stands before each of them."""
         choices = [
@@ -55,7 +55,7 @@ class Shape:
         # As OpenAI does it: null until the chunk that has it.
         return self._head(".chunk") | {"choices": [choice]} | ({"usage": None} if usage_follows else {})
 
-    def last_chunk(self, generations: Sequence[Generation], tokens: int) -> dict[str, Any]:
+    def last_chunk(self, generations: Sequence[RequestStream], tokens: int) -> dict[str, Any]:
         """The chunk that tells what the answer took."""
         return self._head(".chunk") | {"choices": [], "usage": usage(generations, tokens)}
 
@@ -75,23 +75,25 @@ class Shape:
         if self.logprobs is None:
             return None
         # Control tokens, such as the one that ends an answer, are no part of its text.
-        told = [token for token in tokens if token.id not in self.tokenizer.control_ids]
+        told = [token for token in tokens if token.token_id not in self.tokenizer.control_ids]
         if self.chat:
             return {"content": [self._told(token) for token in told], "refusal": None}
         return {
-            "tokens": [self._text(token.id) for token in told],
-            "token_logprobs": [token.scores.logprob for token in told if token.scores],
+            "tokens": [self._text(token.token_id) for token in told],
+            "token_logprobs": [token.logprobs.logprob for token in told if token.logprobs],
             "top_logprobs": [
-                {self._text(number): logprob for number, logprob in token.scores.top} for token in told if token.scores
+                {self._text(number): logprob for number, logprob in token.logprobs.top}
+                for token in told
+                if token.logprobs
             ],
-            "text_offset": _offsets([self._text(token.id) for token in told]),
+            "text_offset": _offsets([self._text(token.token_id) for token in told]),
         }
 
     def _told(self, token: Token) -> dict[str, Any]:
-        if token.scores is None:
+        if token.logprobs is None:
             raise ValueError("the scores of the token were not asked for")
-        top = [self._named(number) | {"logprob": logprob} for number, logprob in token.scores.top]
-        return self._named(token.id) | {"logprob": token.scores.logprob, "top_logprobs": top}
+        top = [self._named(number) | {"logprob": logprob} for number, logprob in token.logprobs.top]
+        return self._named(token.token_id) | {"logprob": token.logprobs.logprob, "top_logprobs": top}
 
     def _named(self, token: int) -> dict[str, Any]:
         return {"token": self._text(token), "bytes": list(self.tokenizer.token_bytes(token))}
@@ -100,14 +102,14 @@ class Shape:
         return self.tokenizer.token_bytes(token).decode(errors="replace")
 
 
-def usage(generations: Sequence[Generation], tokens: int) -> dict[str, Any]:
+def usage(generations: Sequence[RequestStream], tokens: int) -> dict[str, Any]:
     """What the answers to one request took, in tokens."""
-    prompt = sum(len(generation.request.prompt_ids) for generation in generations)
+    prompt = sum(len(generation.request.prompt_token_ids) for generation in generations)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": tokens,
         "total_tokens": prompt + tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(generation.cached_tokens for generation in generations)},
+        "prompt_tokens_details": {"cached_tokens": sum(generation.num_cached_tokens for generation in generations)},
     }
 
 

@@ -64,7 +64,7 @@ def blueprint(runtime: Runtime) -> APIBlueprint:
     def chat_completions(body: ChatCompletionRequest) -> Response:
         ready = runtime.ready()
         wanted = chat_request(g.request_id, body, ready.tokenizer, ready.limits, ready.grammars)
-        shape = Shape(True, g.request_id, runtime.settings.name, ready.tokenizer, wanted.logprobs)
+        shape = Shape(True, g.request_id, runtime.settings.name, ready.tokenizer, wanted.params.logprobs)
         return _answer(body, shape, [ask(ready, wanted, body.stops)], [""])
 
     @api.post("/v1/completions", summary="Continue a text", operation_id="completions", responses=ERRORS | ANSWERS)
@@ -132,7 +132,7 @@ def _model(runtime: Runtime) -> ModelCard:
         id=runtime.settings.name,
         created=ready.created,
         max_model_len=ready.limits.context,
-        answers_depend_on_company=not ready.invariant,
+        batch_invariant=ready.batch_invariant,
         adapters=dict(ready.adapters),
     )
 

@@ -203,9 +203,7 @@ class ModelCard(BaseModel):
     created: int = Field(description="when it was loaded, in seconds since 1970")
     owned_by: str = "phi3"
     max_model_len: int = Field(description="tokens that prompt and answer may have together")
-    answers_depend_on_company: bool = Field(
-        description="whether, on this machine, rounding lets an answer differ with who else is asking"
-    )
+    batch_invariant: bool = Field(description="whether outputs do not depend on co-batched requests")
     adapters: dict[str, float] = Field(description="LoRA adapters merged into the weights: how much of each, by name")
 
 

@@ -2,65 +2,44 @@
 
 Vijayakumar et al., "Diverse Beam Search: Decoding Diverse Solutions from Neural Sequence Models", 2016,
 https://arxiv.org/abs/1610.02424, with the Hamming diversity of its section 4. What the paper leaves open (length
-penalty, several end tokens, when to stop) is as in transformers 4.41.2, the last line of releases that KAITO's server
-ran on; transformers 5 has no group beam search.
+penalty, several EOS tokens, when to stop) is as in transformers 4.41.2, the last line of releases that KAITO's server
+ran on; transformers 5 has no diverse beam search.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 
-from app.engine.request import TokenScores
-from app.engine.sampling.logprobs import token_scores
-
-
-@dataclass(frozen=True, slots=True)
-class GroupBeamSettings:
-    """How to search.
-
-    Attributes:
-        num_beams: beams in all groups together.
-        num_groups: divides num_beams.
-        diversity_penalty: taken from a token's score for each beam of an earlier group that chose it at this step.
-        num_return: answers wanted, at most num_beams.
-        length_penalty: exponent of the length by which a score is divided.
-        early_stopping: when a group stops, see `_Group.stop`.
-        eos_token_ids: tokens that end a sequence.
-        pad_token_id: what a group that is done counts as having chosen, as in transformers.
-        max_length: tokens of prompt and answer together.
-        scored: whether to record `TokenScores`.
-    """
-
-    num_beams: int
-    num_groups: int
-    diversity_penalty: float
-    num_return: int
-    length_penalty: float
-    early_stopping: bool | Literal["never"]
-    eos_token_ids: tuple[int, ...]
-    pad_token_id: int
-    max_length: int
-    scored: bool
+from app.engine.request import GenerationRequest
+from app.engine.sampling.logprobs import token_logprobs
+from app.engine.sampling_params import BeamSearchParams, SamplingParams
+from app.engine.stream import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """A continuation of the prompt: its tokens, their scores where recorded, and the sum of the step scores."""
+    """A continuation of the prompt.
 
-    ids: tuple[int, ...] = ()
-    scores: tuple[TokenScores, ...] = ()
+    Attributes:
+        token_ids: its tokens.
+        logprobs: one for each token; empty unless the request asks for logprobs.
+        total: sum of the scores of its steps.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
     total: float = 0.0
 
-    def value(self, length_penalty: float) -> float:
-        """The score by which finished beams are compared."""
-        return self.total / float(len(self.ids) ** length_penalty)
+    def score(self, length_penalty: float) -> float:
+        """Return the score that ranks finished beams."""
+        return self.total / float(len(self.token_ids) ** length_penalty)
 
 
 @dataclass(slots=True)
 class _Group:
-    settings: GroupBeamSettings
+    params: SamplingParams
+    search: BeamSearchParams
     size: int
     beams: list[Beam] = field(default_factory=lambda: [Beam()])
     finished: list[Beam] = field(default_factory=list)
@@ -69,101 +48,114 @@ class _Group:
     def finish(self, beam: Beam) -> None:
         """Keep `beam` if it is among the `size` best of this group."""
         self.finished.append(beam)
-        self.finished.sort(key=lambda b: b.value(self.settings.length_penalty), reverse=True)
+        self.finished.sort(key=lambda b: b.score(self.search.length_penalty), reverse=True)
         del self.finished[self.size :]
 
-    def stop(self, best_total: float, length: int, max_new_tokens: int) -> None:
-        """Mark the group as done where its finished beams cannot, or are unlikely to, be improved.
+    def update_done(self, best_total: float, length: int) -> None:
+        """Mark the group as done if its finished beams cannot, or are unlikely to, be improved.
 
-        `early_stopping` True: as soon as there are enough of them. False: if the best running beam, ended now, would
-        not beat the worst of them. "never": if it would not at the most favourable length either.
+        `early_stopping` True: as soon as `size` beams are finished. False: if the best running beam, ended now, does
+        not beat the worst finished one. "never": if it does not at the most favorable length either.
         """
         if len(self.finished) < self.size:
             return
-        s = self.settings
-        if s.early_stopping is True:
+        if self.search.early_stopping is True:
             self.done = True
             return
-        favourable = max_new_tokens if s.early_stopping == "never" and s.length_penalty > 0 else length
-        worst = self.finished[-1].value(s.length_penalty)
-        self.done = worst >= best_total / favourable**s.length_penalty
+        penalty = self.search.length_penalty
+        favorable = self.params.max_tokens if self.search.early_stopping == "never" and penalty > 0 else length
+        self.done = self.finished[-1].score(penalty) >= best_total / favorable**penalty
 
 
-def group_beam_search(
+def diverse_beam_search(
     prompt: torch.Tensor,
     logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     process: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    settings: GroupBeamSettings,
+    request: GenerationRequest,
 ) -> list[Beam]:
-    """Search for the best continuations of `prompt`, best first.
+    """Search for the best continuations of `prompt`.
 
     Args:
         prompt: token ids, shape (1, prompt length).
-        logits: from the rows' token ids, shape (num_beams, length), and for each row the row of the last step that it
-            continues, shape (num_beams,), to the logits of the next token, shape (num_beams, vocabulary).
-        process: the request's logits processors, from token ids (rows, length) and log probabilities
-            (rows, vocabulary) to scores of the same shape.
-        settings: how.
+        logits: maps the rows' token ids, shape (num_beams, length), and for each row its parent row in the last step,
+            shape (num_beams,), to the logits of the next token, shape (num_beams, vocab size).
+        process: the request's logits processors: maps token ids, shape (rows, length), and log probabilities, shape
+            (rows, vocab size), to scores of the same shape.
+        request: its `params.beam_search` is set.
+
+    Returns:
+        `params.n` beams, best first.
     """
-    size = settings.num_beams // settings.num_groups
-    groups = [_Group(settings, size) for _ in range(settings.num_groups)]
-    ids = prompt.expand(settings.num_beams, -1)
-    parents = torch.arange(settings.num_beams, device=prompt.device)
-    max_new_tokens = settings.max_length - prompt.shape[1]
-    for length in range(1, max_new_tokens + 1):
-        log_probs = logits(ids, parents).log_softmax(-1)
+    params, search = request.params, request.params.beam_search
+    if search is None:
+        raise ValueError("the request does not ask for beam search")
+    size = search.num_beams // search.num_beam_groups
+    groups = [_Group(params, search, size) for _ in range(search.num_beam_groups)]
+    token_ids = prompt.expand(search.num_beams, -1)
+    parents = torch.arange(search.num_beams, device=prompt.device)
+    for length in range(1, params.max_tokens + 1):
+        log_probs = logits(token_ids, parents).log_softmax(-1)
         chosen = torch.zeros(log_probs.shape[-1], device=log_probs.device)
         next_parents: list[int] = []
         next_ids: list[int] = []
-        for number, group in enumerate(groups):
-            first = number * size
+        for index, group in enumerate(groups):
+            first = index * size
             rows = slice(first, first + size)
             if group.done:
+                # transformers counts the padding of a finished group as chosen.
                 next_parents += range(first, first + size)
-                next_ids += [settings.pad_token_id] * size
-                chosen[settings.pad_token_id] += size
+                next_ids += [params.pad_token_id] * size
+                chosen[params.pad_token_id] += size
                 continue
-            diverse = log_probs[rows] - settings.diversity_penalty * chosen
-            steps = process(ids[rows], diverse)
-            parent_rows, tokens = _advance(group, steps, length, max_new_tokens)
+            scores = process(token_ids[rows], log_probs[rows] - search.diversity_penalty * chosen)
+            parent_rows, tokens = _advance(group, scores, length)
             next_parents += [first + row for row in parent_rows]
             next_ids += tokens
             chosen += torch.bincount(torch.tensor(tokens, device=chosen.device), minlength=len(chosen))
         if all(group.done for group in groups):
             break
         parents = torch.tensor(next_parents, device=prompt.device)
-        ids = torch.cat([ids[parents], torch.tensor(next_ids, device=prompt.device)[:, None]], dim=-1)
+        next_column = torch.tensor(next_ids, device=prompt.device)[:, None]
+        token_ids = torch.cat([token_ids[parents], next_column], dim=-1)
     for group in groups:
         if not group.done:
             for beam in group.beams:
                 group.finish(beam)
     best = [beam for group in groups for beam in group.finished]
-    best.sort(key=lambda beam: beam.value(settings.length_penalty), reverse=True)
-    return best[: settings.num_return]
+    best.sort(key=lambda beam: beam.score(search.length_penalty), reverse=True)
+    return best[: params.n]
 
 
-def _advance(group: _Group, steps: torch.Tensor, length: int, max_new_tokens: int) -> tuple[list[int], list[int]]:
-    """Take one step in `group` from the scores of its rows' next tokens, shape (size, vocabulary).
+def _advance(group: _Group, scores: torch.Tensor, length: int) -> tuple[list[int], list[int]]:
+    """Advance `group` by one token.
 
-    Returns, for each row after the step, the row of the group that it continues, and its new token.
+    Args:
+        group: its beams are replaced.
+        scores: of the next tokens of its rows, shape (size, vocab size).
+        length: new tokens so far, including this one.
+
+    Returns:
+        for each row after the step, its parent row in the group, and its new token.
     """
-    settings = group.settings
-    # At the first step all rows are the same; only the first one counts.
-    running = torch.tensor([beam.total for beam in group.beams], device=steps.device, dtype=steps.dtype)
-    totals = steps[: len(group.beams)] + running[:, None]
-    wanted = max(2, 1 + len(settings.eos_token_ids)) * group.size
-    top = totals.flatten().topk(min(wanted, totals.numel()))
+    params = group.params
+    # All rows are equal at the first step, so only the first one counts.
+    running = torch.tensor([beam.total for beam in group.beams], device=scores.device, dtype=scores.dtype)
+    totals = scores[: len(group.beams)] + running[:, None]
+    num_candidates = max(2, 1 + len(params.eos_token_ids)) * group.size
+    top = totals.flatten().topk(min(num_candidates, totals.numel()))
     candidates = list(zip(top.values.tolist(), top.indices.tolist(), strict=True))
     beams: list[Beam] = []
     rows: list[int] = []
     for rank, (total, index) in enumerate(candidates):
-        row, token = divmod(index, steps.shape[-1])
-        if token in settings.eos_token_ids and rank >= group.size:
+        row, token_id = divmod(index, scores.shape[-1])
+        if token_id in params.eos_token_ids and rank >= group.size:
             continue
         parent = group.beams[row]
-        scores = (*parent.scores, token_scores(steps[row], token)) if settings.scored else ()
-        beam = Beam((*parent.ids, token), scores, total)
-        if token in settings.eos_token_ids:
+        logprobs = parent.logprobs
+        if params.logprobs is not None:
+            logprobs = (*logprobs, token_logprobs(scores[row], token_id, params.logprobs))
+        beam = Beam((*parent.token_ids, token_id), logprobs, total)
+        if token_id in params.eos_token_ids:
             group.finish(beam)
             continue
         beams.append(beam)
@@ -171,5 +163,5 @@ def _advance(group: _Group, steps: torch.Tensor, length: int, max_new_tokens: in
         if len(beams) == group.size:
             break
     group.beams = beams
-    group.stop(candidates[0][0], length, max_new_tokens)
-    return rows, [beam.ids[-1] for beam in beams]
+    group.update_done(candidates[0][0], length)
+    return rows, [beam.token_ids[-1] for beam in beams]

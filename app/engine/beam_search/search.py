@@ -1,38 +1,26 @@
-"""Beam search, for one request at a time, through transformers' `generate`."""
+"""Beam search for one request at a time: transformers' own, and diverse beam search for several groups."""
 
 import functools
 from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, Phi3ForCausalLM, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, Phi3ForCausalLM, StoppingCriteriaList
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 
-from app.engine.beam_search.diverse import Beam, GroupBeamSettings, group_beam_search
-from app.engine.request import CancelledError, Event, Finished, GenerationRequest, Token
-from app.engine.sampling.logprobs import check_scores, token_scores
+from app.compat.transformers import beam_search, update_model_kwargs
+from app.engine.beam_search.diverse import Beam, diverse_beam_search
+from app.engine.exceptions import CancelledError
+from app.engine.request import GenerationRequest
+from app.engine.sampling.logprobs import check_logits, token_logprobs
+from app.engine.sampling.processors import HISTORY_FIELDS, WARPER_FIELDS, config_fields
 from app.engine.sampling.sampler import seed_of
-
-# Handled here rather than by GenerationConfig.
-_OWN = {
-    "max_length",
-    "max_new_tokens",
-    "min_length",
-    "min_new_tokens",
-    "eos_token_id",
-    "pad_token_id",
-    "output_scores",
-    "return_dict_in_generate",
-    "num_beam_groups",
-    "diversity_penalty",
-    "do_sample",
-    "seed",
-}
-_SAMPLING = {"temperature", "top_k", "top_p", "typical_p", "min_p", "epsilon_cutoff", "eta_cutoff"}
+from app.engine.sampling_params import BeamSearchParams
+from app.engine.stream import Event, Finished, Token
 
 
 class BeamSearch:
-    """Searches with `model.generate`, and with `group_beam_search` where there are groups."""
+    """Searches with `model.generate`, or with `diverse_beam_search` if there are several groups."""
 
     def __init__(self, model: Phi3ForCausalLM) -> None:
         self._model = model
@@ -40,49 +28,58 @@ class BeamSearch:
     def __call__(
         self, request: GenerationRequest, emit: Callable[[Event], None], cancelled: Callable[[], bool]
     ) -> None:
-        """Search for the answers to `request`; see `app.engine.beam_search.worker.Generate`.
+        """Search for the sequences of `request` and emit them, best first; see `app.engine.beam_search.worker.Search`.
 
         Raises:
-            CancelledError: soon after `cancelled()` became true.
-            InvalidScoresError: see there.
+            CancelledError: before the step after `cancelled()` became true.
+            InvalidLogitsError: the parameters leave no token to choose.
         """
-        prompt = torch.tensor([request.prompt_ids], device=self._model.device)
+        prompt = torch.tensor([request.prompt_token_ids], device=self._model.device)
 
-        def check(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        def check(_: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
             if cancelled():
                 raise CancelledError
-            return check_scores(scores)
+            return check_logits(logits)
 
-        # Beams may be drawn, and nobody else draws from torch's own generator.
-        torch.manual_seed(seed_of(request.kwargs))
+        # Beams can be sampled, and nothing else uses torch's global generator.
+        torch.manual_seed(seed_of(request.params))
         output = self._model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             generation_config=_generation_config(request),
-            custom_generate=functools.partial(_decode, request=request, check=check),
+            custom_generate=functools.partial(_search, request=request, check=check),
         )
         for rank, beam in enumerate(_beams(output, request)):
             _emit_beam(rank, beam, request, emit)
 
 
+def _beam_params(request: GenerationRequest) -> BeamSearchParams:
+    if request.params.beam_search is None:
+        raise ValueError("the request does not ask for beam search")
+    return request.params.beam_search
+
+
 def _generation_config(request: GenerationRequest) -> GenerationConfig:
-    kwargs = request.kwargs
-    left_out = _OWN if kwargs.sampled else _OWN | _SAMPLING
-    given = {name: value for name, value in kwargs if name not in left_out and value is not None}
+    params, search = request.params, _beam_params(request)
+    names = ("no_repeat_ngram_size", *HISTORY_FIELDS, *(() if params.greedy else WARPER_FIELDS))
     return GenerationConfig(
-        **given,
-        do_sample=kwargs.sampled,
+        **config_fields(params, *names),
+        do_sample=not params.greedy,
+        num_beams=search.num_beams,
+        length_penalty=search.length_penalty,
+        early_stopping=search.early_stopping,
+        num_return_sequences=params.n,
         max_length=request.max_length,
         min_length=request.min_length,
-        # -1 and not None, which would mean the model's own list.
-        eos_token_id=list(request.eos_token_ids) or [-1],
-        pad_token_id=request.pad_token_id,
+        # -1 instead of None, which selects the model's own list.
+        eos_token_id=list(params.eos_token_ids) or [-1],
+        pad_token_id=params.pad_token_id,
         return_dict_in_generate=True,
-        output_scores=kwargs.output_scores,
+        output_scores=params.logprobs is not None,
     )
 
 
-def _decode(
+def _search(
     model: Phi3ForCausalLM,
     input_ids: torch.Tensor,
     *,
@@ -93,11 +90,11 @@ def _decode(
     check: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     **model_kwargs: Any,
 ) -> Any:
-    """Choose the search, with `check` as the last processor: `generate` would put it before sampling's."""
+    """Run the search inside `generate`, with `check` as the last processor: `generate` puts it before the warpers."""
     processors = LogitsProcessorList([*logits_processor, check])
-    if request.kwargs.num_beam_groups > 1:
-        return _group_beam_search(model, input_ids, processors, request, model_kwargs)
-    return GenerationMixin._beam_search(
+    if _beam_params(request).num_beam_groups > 1:
+        return diverse_beam_search(input_ids[:1], _ModelLogits(model, model_kwargs), processors, request)
+    return beam_search(
         model,
         input_ids,
         logits_processor=processors,
@@ -107,65 +104,52 @@ def _decode(
     )
 
 
-def _group_beam_search(
-    model: Phi3ForCausalLM,
-    input_ids: torch.Tensor,
-    processors: LogitsProcessorList,
-    request: GenerationRequest,
-    model_kwargs: dict[str, Any],
-) -> list[Beam]:
-    kwargs = request.kwargs
-    first = True
+class _ModelLogits:
+    """Computes the logits of all beams with the model's own KV cache."""
 
-    def logits(ids: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
-        nonlocal first, model_kwargs
-        if not first:
-            model_kwargs["past_key_values"].reorder_cache(parents)
-        inputs = model.prepare_inputs_for_generation(
-            ids, next_sequence_length=None if first else 1, is_first_iteration=first, **model_kwargs
+    def __init__(self, model: Phi3ForCausalLM, model_kwargs: dict[str, Any]) -> None:
+        self._model = model
+        self._model_kwargs = model_kwargs
+        self._first = True
+
+    def __call__(self, token_ids: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the next tokens; see `diverse_beam_search`."""
+        if not self._first:
+            self._model_kwargs["past_key_values"].reorder_cache(parents)
+        inputs = self._model.prepare_inputs_for_generation(
+            token_ids,
+            next_sequence_length=None if self._first else 1,
+            is_first_iteration=self._first,
+            **self._model_kwargs,
         )
-        outputs = model(**inputs, return_dict=True)
-        model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
-        first = False
+        outputs = self._model(**inputs, return_dict=True)
+        self._model_kwargs = update_model_kwargs(self._model, outputs, self._model_kwargs)
+        self._first = False
         return cast(torch.Tensor, outputs.logits[:, -1].float())
-
-    return group_beam_search(
-        input_ids[:1],
-        logits,
-        processors,
-        GroupBeamSettings(
-            num_beams=kwargs.num_beams,
-            num_groups=kwargs.num_beam_groups,
-            diversity_penalty=kwargs.diversity_penalty,
-            num_return=kwargs.num_return_sequences,
-            length_penalty=kwargs.length_penalty,
-            early_stopping=kwargs.early_stopping,
-            eos_token_ids=request.eos_token_ids,
-            pad_token_id=request.pad_token_id,
-            max_length=request.max_length,
-            scored=kwargs.output_scores,
-        ),
-    )
 
 
 def _beams(output: GenerateBeamDecoderOnlyOutput | list[Beam], request: GenerationRequest) -> list[Beam]:
-    """The answers of either beam search in one form, best first."""
+    """Convert the output of either search to beams, best first."""
     if isinstance(output, list):
         return output
+    num_top = request.params.logprobs
     beams = []
-    for ids, indices in zip(output.sequences, output.beam_indices, strict=True):
+    for sequence, indices in zip(output.sequences, output.beam_indices, strict=True):
         rows = [row for row in indices.tolist() if row >= 0]
-        new = ids[len(request.prompt_ids) :][: len(rows)].tolist()
-        scores = (
-            tuple(token_scores(step[row], token) for step, row, token in zip(output.scores, rows, new, strict=False))
-            if request.kwargs.output_scores
+        new = sequence[len(request.prompt_token_ids) :][: len(rows)].tolist()
+        logprobs = (
+            tuple(
+                token_logprobs(step[row], token_id, num_top)
+                for step, row, token_id in zip(output.scores, rows, new, strict=False)
+            )
+            if num_top is not None
             else ()
         )
-        beams.append(Beam(tuple(new), scores))
+        beams.append(Beam(tuple(new), logprobs))
     return beams
 
 
 def _emit_beam(rank: int, beam: Beam, request: GenerationRequest, emit: Callable[[Event], None]) -> None:
-    for number, token in enumerate(beam.ids):
-        emit(Token(rank, token, beam.scores[number] if beam.scores else None))
-    emit(Finished(rank, "stop" if beam.ids[-1] in request.eos_token_ids else "length"))
+    for step, token_id in enumerate(beam.token_ids):
+        emit(Token(rank, token_id, beam.logprobs[step] if beam.logprobs else None))
+    emit(Finished(rank, "stop" if beam.token_ids[-1] in request.params.eos_token_ids else "length"))

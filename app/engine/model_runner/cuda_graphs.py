@@ -1,167 +1,179 @@
-"""The forward pass for GPUs: in passes of fixed shapes, which are recorded once and then replayed as CUDA graphs.
+"""The model runner for GPUs: passes of two fixed shapes, each captured once as a CUDA graph and replayed.
 
-A GPU chooses kernels by the number of rows too. Here a row is always computed among as many others, whether they are
-sequences or fill up the pass, so that what it gets does not depend on company. Reading the weights takes most of a
-pass, and that takes as long for one row as for a hundred.
+A GPU selects kernels by the number of rows. Here a row always shares its pass with as many others, sequences or
+padding, so its bits do not depend on the batch. Padding is cheap: a pass mostly waits for the weights, which one row
+reads as well as a hundred.
 """
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
 from transformers import Phi3ForCausalLM
 
-from app.engine.kv_cache import BLOCK, KeyValueCache
-from app.engine.model_runner.eager import Layers, Span, filler, rows_of
-from app.engine.scheduler import PROMPT_TOKENS
+from app.engine.batch import ScheduledChunk, pack_rows, padding_chunk
+from app.engine.kv_cache.slot_allocator import BLOCK_SIZE
+from app.engine.kv_cache.storage import KVStorage
+from app.engine.model_runner.phi3 import Phi3Layers
 
-# What FlashAttention 2 needs, which varlen_attn calls.
-CAPABILITY = (8, 0)
-TYPES = (torch.bfloat16, torch.float16)
-# Rounds before recording, in which libraries set themselves up.
-WARM_UPS = 2
+# FlashAttention 2, which varlen_attn calls, needs this compute capability and these dtypes.
+MIN_CAPABILITY = (8, 0)
+DTYPES = (torch.bfloat16, torch.float16)
+# Runs before the capture, in which libraries initialize themselves.
+WARM_UP_RUNS = 2
 
 Forward = Callable[[], torch.Tensor]
-Attention = Callable[..., Any]
+VarlenAttention = Callable[..., Any]
 
 
-def supported(model: Phi3ForCausalLM) -> bool:
-    """Whether the GPU and the type of `model` are served by `FixedDecoder`."""
+def supports_cuda_graphs(model: Phi3ForCausalLM) -> bool:
+    """Return whether `CudaGraphRunner` supports the GPU and the dtype of `model`."""
     return (
         model.device.type == "cuda"
-        and model.dtype in TYPES
-        and torch.cuda.get_device_capability(model.device) >= CAPABILITY
+        and model.dtype in DTYPES
+        and torch.cuda.get_device_capability(model.device) >= MIN_CAPABILITY
     )
 
 
-class FixedDecoder:
-    """Does what `Decoder` does: one pass for the blocks of prompts, and one for the newest token of each sequence.
+class CudaGraphRunner:
+    """Implements `app.engine.batch.ModelRunner` with one pass for prefill chunks and one for decode tokens.
 
     Args:
         model: in evaluation mode.
-        cache: where keys and values are.
-        concurrency: sequences in a step, at most.
-        attention: what plays the part of `torch.nn.attention.varlen.varlen_attn`.
+        storage: of the KV cache.
+        max_decode_rows: decode tokens of a call, at most.
+        max_prefill_rows: tokens of all prefill chunks of a call, at most.
+        varlen_attention: replaces `torch.nn.attention.varlen.varlen_attn`, which has no CPU kernel, in tests.
     """
 
     def __init__(
         self,
         model: Phi3ForCausalLM,
-        cache: KeyValueCache,
-        concurrency: int,
-        attention: Attention = varlen_attn,
+        storage: KVStorage,
+        max_decode_rows: int,
+        max_prefill_rows: int,
+        varlen_attention: VarlenAttention = varlen_attn,
     ) -> None:
-        layers = Layers(model, cache)
-        self._blocks = _Pass(model, layers, cache, attention, rows=PROMPT_TOKENS, longest=BLOCK)
-        self._newest = _Pass(model, layers, cache, attention, rows=concurrency, longest=1)
-        self._scored = torch.zeros(concurrency, model.config.hidden_size, dtype=model.dtype, device=model.device)
-        self._scores = _recorded(lambda: layers.scores(self._scored), model.device)
+        layers = Phi3Layers(model, storage)
+        attention = _PassAttention(storage, model.config.sliding_window, varlen_attention)
+        self._prefill = _Pass(layers, attention, _PassShape(max_prefill_rows, BLOCK_SIZE), model.device)
+        self._decode = _Pass(layers, attention, _PassShape(max_decode_rows, 1), model.device)
+        self._hidden = torch.zeros(max_decode_rows, model.config.hidden_size, dtype=model.dtype, device=model.device)
+        self._logits = _capture(lambda: layers.logits(self._hidden), model.device)
 
     @torch.inference_mode()
-    def __call__(self, spans: list[Span]) -> torch.Tensor:
-        """As `Decoder` does; spans have at most BLOCK tokens, and those of more than one PROMPT_TOKENS in all.
-
-        The result is overwritten by the next call.
-        """
-        last: dict[int, torch.Tensor] = {}
-        # Blocks first: the end of a prompt can be a span of one token.
-        for forward in (self._blocks, self._newest):
-            own = [span for span in spans if (len(span.ids) == 1) == (forward is self._newest)]
+    def __call__(self, chunks: list[ScheduledChunk]) -> torch.Tensor:
+        """Run the forward pass; see `app.engine.batch.ModelRunner`. The next call overwrites the logits."""
+        hidden: dict[int, torch.Tensor] = {}
+        # Prefill first: the end of a prompt can be a chunk of one token.
+        for run_pass in (self._prefill, self._decode):
+            own = [index for index, chunk in enumerate(chunks) if chunk.is_decode == (run_pass is self._decode)]
             if own:
-                last.update(zip(map(id, own), forward(own), strict=True))
-        scored = [last[id(span)] for span in spans if span.scored]
-        if not scored:
+                hidden.update(zip(own, run_pass([chunks[index] for index in own]), strict=True))
+        last = [hidden[index] for index, chunk in enumerate(chunks) if chunk.wants_logits]
+        if not last:
             return torch.empty(0)
-        torch.stack(scored, out=self._scored[: len(scored)])
-        return self._scores()[: len(scored)]
+        torch.stack(last, out=self._hidden[: len(last)])
+        return self._logits()[: len(last)]
 
 
-class _Pass:
-    """A pass of a fixed number of rows.
+@dataclass(frozen=True, slots=True)
+class _PassShape:
+    """Shape of a pass: its rows, and the maximum tokens of one chunk."""
 
-    Args:
-        model: in evaluation mode.
-        layers: of the model.
-        cache: where keys and values are.
-        attention: see `FixedDecoder`.
-        rows: tokens of a pass.
-        longest: tokens of a span, at most.
-    """
+    num_rows: int
+    max_chunk: int
 
-    def __init__(
-        self,
-        model: Phi3ForCausalLM,
-        layers: Layers,
-        cache: KeyValueCache,
-        attention: Attention,
-        *,
-        rows: int,
-        longest: int,
-    ) -> None:
-        self._layers, self._cache, self._attention = layers, cache, attention
-        self._length, self._longest = rows, longest
-        # Each span has two tokens or more where more than one is allowed.
-        self._most = rows if longest == 1 else rows // 2
-        self._window = model.config.sliding_window
-        self._rows = torch.zeros((4, rows), dtype=torch.long, device=model.device)
-        # Of each span the first row, the place of the first key, and how many keys there are, with an end behind.
-        self._spans = torch.zeros((3, self._most + 1), dtype=torch.int32, device=model.device)
-        self._fill([])
-        self._forward = _recorded(self._compute, model.device)
+    @property
+    def max_chunks(self) -> int:
+        """Chunks that fit: a prefill chunk has at least two tokens."""
+        return self.num_rows if self.max_chunk == 1 else self.num_rows // 2
 
-    def __call__(self, spans: Sequence[Span]) -> tuple[torch.Tensor, ...]:
-        """Compute `spans`, and return of each what follows from its last token, shape (hidden,)."""
-        ends = self._fill(spans)
-        last = torch.tensor(ends[: len(spans)], device=self._rows.device) - 1
-        return self._forward().index_select(0, last).unbind(0)
 
-    def _fill(self, spans: Sequence[Span]) -> list[int]:
-        """Set what the pass reads, and return the row behind the last one of each span."""
-        filled = list(spans)
-        left = self._length - sum(len(span.ids) for span in spans)
-        while left:
-            size = min(left, self._longest)
-            filled.append(filler(size, self._cache))
-            left -= size
-        self._rows.copy_(rows_of(filled))
-        ends = list(itertools.accumulate(len(span.ids) for span in filled))
-        firsts = [span.first_seen(self._window) for span in filled]
-        starts = [span.start + first for span, first in zip(filled, firsts, strict=True)]
-        used = [span.end - first for span, first in zip(filled, firsts, strict=True)]
-        none = self._most - len(filled)
-        bounds = [0, *ends, *[self._length] * none]
-        self._spans.copy_(torch.tensor([bounds, [*starts, *[0] * (none + 1)], [*used, *[0] * (none + 1)]]))
-        return ends
+@dataclass(frozen=True, slots=True)
+class _PassAttention:
+    """Attention over ranges of slots, with the same number of splits for every length."""
 
-    def _compute(self) -> torch.Tensor:
-        """What `Layers` returns for the rows that are set."""
-        return self._layers(self._rows, self._attend)
+    storage: KVStorage
+    window: int | None
+    varlen: VarlenAttention
 
-    def _attend(self, layer: int, queries: torch.Tensor) -> torch.Tensor:
-        keys, values = self._cache.layer(layer)
-        bounds, starts, used = self._spans.unbind(0)
-        # A single query is the newest: it sees all keys that are left to it.
-        window = (-1, -1) if self._longest == 1 else (self._window - 1 if self._window else -1, 0)
-        attended: torch.Tensor = self._attention(
+    def __call__(self, layer: int, queries: torch.Tensor, bounds: torch.Tensor, max_chunk: int) -> torch.Tensor:
+        """Return the attention of all rows, shape (rows, hidden).
+
+        Args:
+            layer: its index.
+            queries: shape (rows, heads, head_dim).
+            bounds: for each chunk its first row, its first visible slot and its number of visible slots, with an end
+                behind the last one; shape (3, chunks + 1).
+            max_chunk: maximum tokens of a chunk.
+        """
+        keys, values = self.storage.layer(layer)
+        first_rows, first_slots, num_visible = bounds.unbind(0)
+        # A decode token sees all its visible keys; the window has cut them already.
+        window_size = (-1, -1) if max_chunk == 1 else (self.window - 1 if self.window else -1, 0)
+        attended: torch.Tensor = self.varlen(
             queries,
             keys,
             values,
-            bounds,
-            starts,  # the kernel takes lengths from seqused_k, so that keys need not stand one after another
-            self._longest,
-            self._cache.tokens,
-            window_size=window,
+            first_rows,
+            first_slots,  # the kernel reads lengths from seqused_k, so ranges of keys need not be adjacent
+            max_chunk,
+            self.storage.num_slots,
+            window_size=window_size,
             enable_gqa=True,
-            seqused_k=used[:-1],
+            seqused_k=num_visible[:-1],
             num_splits=1,
         )
         return attended.flatten(1)
 
 
-def _recorded(compute: Forward, device: torch.device) -> Forward:
-    """Return what replays `compute`, always with the same tensors; on a CPU `compute` itself."""
+class _Pass:
+    """A pass of a fixed number of rows."""
+
+    def __init__(self, layers: Phi3Layers, attention: _PassAttention, shape: _PassShape, device: torch.device) -> None:
+        self._layers, self._attention, self._shape = layers, attention, shape
+        self._rows = torch.zeros((4, shape.num_rows), dtype=torch.long, device=device)
+        self._bounds = torch.zeros((3, shape.max_chunks + 1), dtype=torch.int32, device=device)
+        self._fill([])
+        self._forward = _capture(self._compute, device)
+
+    def __call__(self, chunks: Sequence[ScheduledChunk]) -> tuple[torch.Tensor, ...]:
+        """Run the pass and return the hidden state of each chunk's last token, shape (hidden,)."""
+        ends = self._fill(chunks)
+        last = torch.tensor(ends[: len(chunks)], device=self._rows.device) - 1
+        return self._forward().index_select(0, last).unbind(0)
+
+    def _fill(self, chunks: Sequence[ScheduledChunk]) -> list[int]:
+        """Set the inputs of the pass, and return the row behind the last one of each chunk."""
+        padded = list(chunks)
+        free_rows = self._shape.num_rows - sum(chunk.num_tokens for chunk in chunks)
+        while free_rows:
+            size = min(free_rows, self._shape.max_chunk)
+            padded.append(padding_chunk(size, self._attention.storage.padding_slot))
+            free_rows -= size
+        self._rows.copy_(pack_rows(padded))
+        window = self._attention.window
+        ends = list(itertools.accumulate(chunk.num_tokens for chunk in padded))
+        unused = self._shape.max_chunks - len(padded)
+        first_rows = [0, *ends, *[self._shape.num_rows] * unused]
+        first_slots = [chunk.first_visible_slot(window) for chunk in padded] + [0] * (unused + 1)
+        num_visible = [chunk.num_visible(window) for chunk in padded] + [0] * (unused + 1)
+        self._bounds.copy_(torch.tensor([first_rows, first_slots, num_visible]))
+        return ends
+
+    def _compute(self) -> torch.Tensor:
+        def attention(layer: int, queries: torch.Tensor) -> torch.Tensor:
+            return self._attention(layer, queries, self._bounds, self._shape.max_chunk)
+
+        return self._layers(self._rows, attention)
+
+
+def _capture(compute: Forward, device: torch.device) -> Forward:
+    """Capture `compute` as a CUDA graph and return its replay; on a CPU return `compute`."""
     if device.type != "cuda":
         return compute
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -169,7 +181,7 @@ def _recorded(compute: Forward, device: torch.device) -> Forward:
     graph = torch.cuda.CUDAGraph()
     with torch.inference_mode():
         with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
+            for _ in range(WARM_UP_RUNS):
                 compute()
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             result = compute()

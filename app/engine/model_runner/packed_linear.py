@@ -1,10 +1,9 @@
-"""Matrix products in which a row's result does not depend on how many rows there are.
+"""Batch-invariant GEMM on a CPU: linear layers with packed weights, and the row counts that give equal bits.
 
-On a CPU, `torch.nn.functional.linear` takes other kernels for other numbers of rows, which round differently, and packs
-the weights anew at each call. oneDNN's packed weights, which torch's own compiler uses (torch/_inductor/fx_passes/
-mkldnn_fusion.py in torch 2.13), are packed once and give the same row in any company of two rows or more, and in some
-shapes also alone, which `pack` finds out; on a CPU with AMX, in bfloat16, in companies of some sizes: `division` finds
-out which.
+`torch.nn.functional.linear` selects kernels by the number of rows, which round differently, and packs the weights anew
+at each call. With oneDNN's packed weights a row has the same bits in any batch of two rows or more; in some shapes also
+alone, which `pack` finds out. With AMX in bfloat16 the bits depend on ranges of the row count, which `find_row_limits`
+finds out.
 """
 
 import itertools
@@ -16,130 +15,148 @@ import torch
 from torch import nn
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from app.engine.kv_cache import BLOCK
+from app.compat.torch import has_bf16_gemm, pack_weight, packed_linear
+from app.engine.kv_cache.slot_allocator import BLOCK_SIZE
 
-# Rows that the packing is made for, and that types are compared with; other numbers work as well.
-ROWS = 16
-# Between the numbers of rows that are tried where no order of summing is expected to change.
-UNEVEN = 7
+# Rows that the packing is optimized for, and that dtypes are compared with; any other number works as well.
+TYPICAL_ROWS = 16
+# Step between the row counts that are probed if no change of the bits is expected; prime, to hit odd remainders.
+PROBE_STEP = 7
 
 
 class PackedLinear(nn.Module):
-    """A linear layer without bias whose weights are packed for a CPU, in place of `nn.Linear`.
+    """A linear layer without bias, with packed weights, on the CPU.
 
     Args:
-        weight: shape (out_features, in_features), on the CPU.
-        computed: type in which products are summed and weights are held; results have the type of the rows.
-        twice: compute a lone row twice, so that it does not take a kernel of its own.
+        weight: shape (out_features, in_features).
+        compute_dtype: dtype of weights and sums; outputs have the dtype of the input.
+        duplicate_single_row: compute a single row twice, because its own kernel rounds differently.
     """
 
-    def __init__(self, weight: torch.Tensor, computed: torch.dtype, twice: bool = True) -> None:
+    def __init__(self, weight: torch.Tensor, compute_dtype: torch.dtype, duplicate_single_row: bool = True) -> None:
         super().__init__()
         self.shape = (weight.shape[0], weight.shape[1])
-        self._computed = computed
-        self._twice = twice
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(computed), ROWS)
+        self._compute_dtype = compute_dtype
+        self._duplicate_single_row = duplicate_single_row
+        self._packed = pack_weight(weight.detach().to(compute_dtype), TYPICAL_ROWS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply rows, shape (..., in_features) to (..., out_features)."""
-        twice = self._twice and x.numel() == x.shape[-1]
-        rows = (x.reshape(1, -1).expand(2, -1) if twice else x).to(self._computed)
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, None, "none", [], "")
-        return (product[:1].reshape(*x.shape[:-1], -1) if twice else product).to(x.dtype)
+        """Map rows of shape (..., in_features) to (..., out_features)."""
+        duplicate = self._duplicate_single_row and x.numel() == x.shape[-1]
+        rows = (x.reshape(1, -1).expand(2, -1) if duplicate else x).to(self._compute_dtype)
+        product = packed_linear(rows, self._packed)
+        return (product[:1].reshape(*x.shape[:-1], -1) if duplicate else product).to(x.dtype)
 
 
-def types() -> list[torch.dtype]:
-    """In what this CPU can compute products: oneDNN has none in bfloat16 for x86 without AVX-512 or AVX-NE-CONVERT."""
-    bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return [torch.float32, torch.bfloat16] if bfloat16 else [torch.float32]
+def gemm_dtypes() -> list[torch.dtype]:
+    """Return the dtypes with oneDNN GEMM kernels on this CPU."""
+    return [torch.float32, torch.bfloat16] if has_bf16_gemm() else [torch.float32]
 
 
 def pack(model: Phi3ForCausalLM) -> torch.dtype:
-    """Replace every linear layer of `model`, which is on the CPU, by one with packed weights.
+    """Replace every linear layer of `model`, which is on the CPU, by a `PackedLinear`.
 
     Returns:
-        the type in which products are computed: a CPU without bfloat16 arithmetic is faster in float32, which bfloat16
-        weights then take twice the memory for.
+        the dtype of the sums: float32 is faster on a CPU without bfloat16 arithmetic, where bfloat16 weights then take
+        twice the memory.
     """
-    computed: torch.dtype = min(
-        (model.dtype, torch.float32), key=lambda candidate: seconds_per_step(candidate, model.config)
+    compute_dtype: torch.dtype = min(
+        (model.dtype, torch.float32), key=lambda dtype: benchmark_gemm(dtype, model.config)
     )
-    twice: dict[torch.Size, bool] = {}
+    duplicate: dict[torch.Size, bool] = {}
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 shape = child.weight.shape
-                if shape not in twice:
-                    twice[shape] = _same(_bits(shape, computed, (1, 2)), (1, 2)) == 1
-                setattr(module, name, PackedLinear(child.weight, computed, twice[shape]))
-    return computed
+                if shape not in duplicate:
+                    outputs = _probe_outputs(shape, compute_dtype, (1, 2))
+                    duplicate[shape] = _last_with_equal_bits(outputs, (1, 2)) == 1
+                setattr(module, name, PackedLinear(child.weight, compute_dtype, duplicate[shape]))
+    return compute_dtype
 
 
 @dataclass(frozen=True, slots=True)
-class Division:
-    """How rows are divided into products so that a row has the same bits in any company.
+class RowLimits:
+    """Row counts of a pass that give a row the same bits in every batch.
 
     Attributes:
-        few: any number of rows from 2 to this gives the same bits.
-        many: any multiple of BLOCK to this gives the same bits, which may be others.
+        max_decode_rows: all row counts from 2 to this give equal bits.
+        max_prefill_rows: all multiples of BLOCK_SIZE up to this give equal bits, possibly other ones.
     """
 
-    few: int
-    many: int
+    max_decode_rows: int
+    max_prefill_rows: int
 
 
-def division(model: Phi3ForCausalLM, computed: torch.dtype, concurrency: int, most: int) -> Division | None:
-    """Find out how rows have to be divided; None where they need not be.
+def find_row_limits(
+    model: Phi3ForCausalLM, compute_dtype: torch.dtype, max_concurrency: int, max_rows: int
+) -> RowLimits | None:
+    """Find the row counts of a pass; None if all give equal bits.
 
     Args:
-        model: packed.
-        computed: as `pack` returned it.
-        concurrency: sequences in a step, at most.
-        most: rows in a step, at most.
+        model: after `pack`.
+        compute_dtype: returned by `pack`.
+        max_concurrency: sequences in a step.
+        max_rows: rows in a step.
     """
-    few, many = list(range(2, max(concurrency, 2) + 1)), list(range(BLOCK, most + 1, BLOCK))
-    whole = sorted({*few, *many, *range(concurrency, most + 1, UNEVEN)})
+    decode_rows = list(range(2, max(max_concurrency, 2) + 1))
+    prefill_rows = list(range(BLOCK_SIZE, max_rows + 1, BLOCK_SIZE))
+    all_rows = sorted({*decode_rows, *prefill_rows, *range(max_concurrency, max_rows + 1, PROBE_STEP)})
     shapes = {module.shape for module in model.model.modules() if isinstance(module, PackedLinear)}
-    layers = [_bits(shape, computed, whole) for shape in shapes]
-    head = _bits(model.lm_head.shape, computed, few)
-    if all(_same(bits, whole) == whole[-1] for bits in layers) and _same(head, few) == few[-1]:
+    layers = [_probe_outputs(shape, compute_dtype, all_rows) for shape in shapes]
+    head = _probe_outputs(model.lm_head.shape, compute_dtype, decode_rows)
+    if (
+        all(_last_with_equal_bits(outputs, all_rows) == all_rows[-1] for outputs in layers)
+        and _last_with_equal_bits(head, decode_rows) == decode_rows[-1]
+    ):
         return None
-    return Division(min(_same(bits, few) for bits in [*layers, head]), min(_same(bits, many) for bits in layers))
+    return RowLimits(
+        max_decode_rows=min(_last_with_equal_bits(outputs, decode_rows) for outputs in [*layers, head]),
+        max_prefill_rows=min(_last_with_equal_bits(outputs, prefill_rows) for outputs in layers),
+    )
 
 
-def _bits(shape: Sequence[int], computed: torch.dtype, counts: Sequence[int]) -> dict[int, torch.Tensor]:
-    """What a product of this shape makes of a row among each number of equal ones; all of them where they differ."""
-    half = torch.randn(shape[0], shape[1] // 2, generator=torch.Generator().manual_seed(0)).to(computed)
-    # Every sum is zero but for its rounding, which then is all that is left to see.
-    product = PackedLinear(torch.cat([half, -half.flip(1)], dim=1), computed, twice=False)
+def _probe_outputs(
+    shape: Sequence[int], compute_dtype: torch.dtype, row_counts: Sequence[int]
+) -> dict[int, torch.Tensor]:
+    """Multiply batches of equal rows with a weight of `shape`, and return the outputs by row count.
+
+    The second half of the weight mirrors the first with the opposite sign, and the row mirrors itself: each term has
+    its negative, so every exact sum is zero and the output is nothing but rounding error, which shows any other order.
+
+    Returns:
+        the first row of the output, shape (1, out_features), or all rows if they differ.
+    """
+    half = torch.randn(shape[0], shape[1] // 2, generator=torch.Generator().manual_seed(0)).to(compute_dtype)
+    linear = PackedLinear(torch.cat([half, -half.flip(1)], dim=1), compute_dtype, duplicate_single_row=False)
     row = torch.cat([half[0], half[0].flip(0)])
-    bits = {}
-    for count in counts:
-        rows = product(row.expand(count, -1))
-        # A copy, so that the others do not stay in memory.
-        bits[count] = rows[:1].clone() if torch.equal(rows, rows[:1].expand(count, -1)) else rows
-    return bits
+    outputs = {}
+    for count in row_counts:
+        rows = linear(row.expand(count, -1))
+        # A copy frees the memory of the other rows.
+        outputs[count] = rows[:1].clone() if torch.equal(rows, rows[:1].expand(count, -1)) else rows
+    return outputs
 
 
-def _same(bits: dict[int, torch.Tensor], counts: Sequence[int]) -> int:
-    """The last of `counts` before the bits change."""
-    same = itertools.takewhile(lambda count: torch.equal(bits[count], bits[counts[0]]), counts)
-    return list(same)[-1]
+def _last_with_equal_bits(outputs: dict[int, torch.Tensor], row_counts: Sequence[int]) -> int:
+    """Return the last of `row_counts` before the bits of the output change."""
+    first = outputs[row_counts[0]]
+    return list(itertools.takewhile(lambda count: torch.equal(outputs[count], first), row_counts))[-1]
 
 
-def seconds_per_step(computed: torch.dtype, config: Phi3Config) -> float:
-    """Seconds that a step takes in the largest matrices of a few layers: the best of five, infinite without kernels."""
-    if computed not in types():
+def benchmark_gemm(dtype: torch.dtype, config: Phi3Config) -> float:
+    """Return the seconds of the largest GEMM in up to 8 layers, the best of 5 runs; infinity without kernels."""
+    if dtype not in gemm_dtypes():
         return float("inf")
-    layers = min(config.num_hidden_layers, 8)
-    products = [
-        PackedLinear(torch.randn(2 * config.intermediate_size, config.hidden_size), computed) for _ in range(layers)
+    num_layers = min(config.num_hidden_layers, 8)
+    linears = [
+        PackedLinear(torch.randn(2 * config.intermediate_size, config.hidden_size), dtype) for _ in range(num_layers)
     ]
-    rows = torch.randn(ROWS, config.hidden_size)
+    rows = torch.randn(TYPICAL_ROWS, config.hidden_size)
     best = float("inf")
     for _ in range(5):
         started = time.perf_counter()
-        for product in products:
-            product(rows)
+        for linear in linears:
+            linear(rows)
         best = min(best, time.perf_counter() - started)
     return best

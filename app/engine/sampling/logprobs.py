@@ -1,35 +1,39 @@
-"""Scores of a step: guarded against nan, and recorded as log probabilities."""
+"""Logprobs of a step, and the check that logits leave a token to sample."""
 
 import torch
 
-from app.engine.request import InvalidScoresError, TokenScores
-
-# Of output_scores.
-TOP = 10
+from app.engine.exceptions import InvalidLogitsError
+from app.engine.stream import TokenLogprobs
 
 
-def check_scores(scores: torch.Tensor) -> torch.Tensor:
-    """Return `scores`, shape (rows, vocabulary), if a token can be chosen from every row.
+def check_logits(logits: torch.Tensor) -> torch.Tensor:
+    """Return `logits`, shape (rows, vocab size), if every row leaves a token to sample.
 
     Raises:
-        InvalidScoresError: a score is nan or +inf, or a row is -inf throughout. On a GPU, drawing from such a row
-            would end the process.
+        InvalidLogitsError: a logit is nan or +inf, or a row is -inf throughout. Sampling from such a row on a GPU
+            ends the process.
     """
-    best = scores.amax(-1)  # nan where any is nan
+    best = logits.amax(-1)  # nan if any logit is nan
     if not bool(torch.isfinite(best).all()):
-        raise InvalidScoresError(
-            "generate_kwargs made the scores of the tokens nan or infinite, so that none can be chosen: "
+        raise InvalidLogitsError(
+            "The sampling parameters made the logits nan or infinite, so no token can be sampled: "
             "use less extreme values, exclude fewer tokens, or set remove_invalid_values."
         )
-    return scores
+    return logits
 
 
-def token_scores(scores: torch.Tensor, token: int, most: int = TOP) -> TokenScores:
-    """Log probabilities of `token` and of the `most` likeliest ones, from one row of scores, shape (vocabulary,)."""
-    log_probs = scores.float().log_softmax(-1)
-    top = log_probs.topk(min(most, len(log_probs)))
-    return TokenScores(
-        logprob=float(log_probs[token]),
+def token_logprobs(logits: torch.Tensor, token_id: int, num_top: int) -> TokenLogprobs:
+    """Return the logprobs of `token_id` and of the `num_top` most likely tokens.
+
+    Args:
+        logits: shape (vocab size,).
+        token_id: the sampled token.
+        num_top: tokens with a logprob of -inf are left out, so there can be fewer.
+    """
+    logprobs = logits.float().log_softmax(-1)
+    top = logprobs.topk(min(num_top, len(logprobs)))
+    return TokenLogprobs(
+        logprob=float(logprobs[token_id]),
         top=tuple(
             (index, value)
             for value, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)

@@ -1,4 +1,8 @@
-"""How each sequence of a step chooses its next token: its own settings, its own seed, whoever else is in the step."""
+"""Samples the next token of each sequence in a batch, by the sequence's own parameters and random numbers.
+
+The parameters that transformers knows are applied by its own logits processors (generation/logits_process.py in
+transformers 5.23). What a sequence gets does not depend on the rest of the batch.
+"""
 
 import hashlib
 import secrets
@@ -8,210 +12,177 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, Phi3ForCausalLM
+from transformers import Phi3ForCausalLM
 
-from app.api.chat.schema import GenerateKwargs
-from app.engine.request import GenerationRequest, InvalidScoresError, TokenScores
-from app.engine.sampling.logprobs import check_scores, token_scores
-
-# The settings of a draw; sequences that share them are computed together.
-DRAW = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-HISTORY = (
-    "repetition_penalty",
-    "encoder_repetition_penalty",
-    "encoder_no_repeat_ngram_size",
-    "bad_words_ids",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "remove_invalid_values",
-)
+from app.engine.exceptions import InvalidLogitsError
+from app.engine.request import GenerationRequest
+from app.engine.sampling.logprobs import check_logits, token_logprobs
+from app.engine.sampling.ngrams import NgramBan
+from app.engine.sampling.processors import WARPER_FIELDS, processors_of
+from app.engine.sampling_params import SamplingParams
+from app.engine.stream import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """A chosen token, with its scores where the request asked for them."""
+class SampledToken:
+    """A sampled token, with its logprobs if the request asked for them."""
 
-    token: int
-    scores: TokenScores | None
+    token_id: int
+    logprobs: TokenLogprobs | None
 
 
-class Chooser:
-    """Chooses the tokens of one sequence.
+class Sampler:
+    """Samples the tokens of one sequence, and holds the tokens so far.
 
     Args:
-        model: whose logits processors are used.
-        request: the settings.
-        number: of the sequence within the request.
-        seed: of all draws for the request.
+        model: its logits processors are used.
+        request: the prompt and the parameters.
+        index: of the sequence in the request.
+        seed: of the request.
     """
 
-    def __init__(self, model: Phi3ForCausalLM, request: GenerationRequest, number: int, seed: int) -> None:
-        kwargs = request.kwargs
-        self.ids = list(request.prompt_ids)
-        self.scored = kwargs.output_scores
-        self.logprobs = request.logprobs
-        self._prompt_length = len(request.prompt_ids)
-        self._number = number
+    def __init__(self, model: Phi3ForCausalLM, request: GenerationRequest, index: int, seed: int) -> None:
+        params = request.params
+        self.params = params
+        self.token_ids = list(request.prompt_token_ids)
+        self._prompt_length = len(request.prompt_token_ids)
+        self._index = index
         self._seed = seed
-        plain = _processors(model, request, sampled=False)
-        drawn = _processors(model, request, sampled=True)[len(plain) :] if kwargs.sampled else []
-        self.warpers = LogitsProcessorList(drawn)
-        self.draw = tuple(getattr(kwargs, name) for name in DRAW) if kwargs.sampled else None
-        self._processors = plain
-        # transformers' own looks for the ends among all tokens at each step.
-        self._ends = torch.tensor(request.eos_token_ids, dtype=torch.long, device=model.device)
-        self._min_length = request.min_length if request.eos_token_ids else 0
-        self._ngrams = _Ngrams(kwargs.no_repeat_ngram_size, self.ids) if kwargs.no_repeat_ngram_size else None
-        self._bias = torch.tensor(list(request.logit_bias.values()), device=model.device)
-        self._biased = torch.tensor(list(request.logit_bias), dtype=torch.long, device=model.device)
-        self._penalties = (request.presence_penalty, request.frequency_penalty)
-        self._form = request.form.begin() if request.form else None
-        self._counts: Counter[int] = Counter()  # of the answer's tokens, where a penalty needs them
-        # Filled as the sequence grows, for processors that look back.
+        self._processors, self.warpers = processors_of(model, request)
+        # Sequences with equal values share one warper call.
+        self.warper_key = None if params.greedy else tuple(getattr(params, name) for name in WARPER_FIELDS)
+        # transformers' MinLengthLogitsProcessor compares the whole vocabulary with the EOS tokens at every step.
+        self._eos = torch.tensor(params.eos_token_ids, dtype=torch.long, device=model.device)
+        self._min_length = request.min_length if params.eos_token_ids else 0
+        ngram_size = params.no_repeat_ngram_size
+        self._ngrams = NgramBan(ngram_size, self.token_ids) if ngram_size else None
+        self._bias = torch.tensor(list(params.logit_bias.values()), device=model.device)
+        self._biased = torch.tensor(list(params.logit_bias), dtype=torch.long, device=model.device)
+        self._grammar = params.grammar.fork() if params.grammar else None
+        self._output_counts: Counter[int] = Counter()  # empty without presence or frequency penalty
+        # The same tokens as a tensor, for processors that look back.
         self._history = torch.empty(0, dtype=torch.long)
-        if plain:
-            self._history = torch.zeros(request.max_length, dtype=torch.long, device=model.device)
-            self._history[: self._prompt_length] = torch.tensor(self.ids)
-
-    def process(self, scores: torch.Tensor) -> torch.Tensor:
-        """Apply what is the sequence's own to scores of shape (1, vocabulary); raises InvalidScoresError."""
-        if len(self._biased):
-            scores = scores.index_add(1, self._biased, self._bias[None])
-        if self._counts:
-            presence, frequency = self._penalties
-            tokens = torch.tensor(list(self._counts), device=scores.device)
-            taken = presence + frequency * torch.tensor(list(self._counts.values()), device=scores.device)
-            scores = scores.index_add(1, tokens, taken[None], alpha=-1)
-        if len(self.ids) < self._min_length:
-            scores = scores.index_fill(1, self._ends, -torch.inf)
-        if self._ngrams:
-            scores = self._ngrams.ban(scores)
         if self._processors:
-            scores = self._processors(self._history[None, : len(self.ids)], scores)
-        return self._form.exclude(scores) if self._form else scores
+            self._history = torch.zeros(request.max_length, dtype=torch.long, device=model.device)
+            self._history[: self._prompt_length] = torch.tensor(self.token_ids)
 
-    def uniform(self) -> float:
-        """The number in [0, 1) that decides the next draw."""
-        return uniform(self._seed, self._number, len(self.ids) - self._prompt_length)
+    def process(self, logits: torch.Tensor) -> torch.Tensor:
+        """Apply bias, penalties, bans and grammar to logits of shape (1, vocab size).
 
-    def append(self, token: int) -> None:
-        """Go on with `token`."""
-        if len(self._history) > len(self.ids):
-            self._history[len(self.ids)] = token
-        self.ids.append(token)
-        if any(self._penalties):
-            self._counts[token] += 1
+        Returns:
+            `logits` itself if nothing applies, else a new tensor.
+
+        Raises:
+            InvalidLogitsError: no token is left.
+        """
+        if len(self._biased):
+            logits = logits.index_add(1, self._biased, self._bias[None])
+        if self._output_counts:
+            tokens = torch.tensor(list(self._output_counts), device=logits.device)
+            counts = torch.tensor(list(self._output_counts.values()), device=logits.device)
+            penalties = self.params.presence_penalty + self.params.frequency_penalty * counts
+            logits = logits.index_add(1, tokens, penalties[None], alpha=-1)
+        if len(self.token_ids) < self._min_length:
+            logits = logits.index_fill(1, self._eos, -torch.inf)
         if self._ngrams:
-            self._ngrams.append(token)
-        if self._form:
-            self._form.append(token)
+            logits = self._ngrams.mask_logits(logits)
+        if self._processors:
+            logits = self._processors(self._history[None, : len(self.token_ids)], logits)
+        return self._grammar.mask_logits(logits) if self._grammar else logits
+
+    def random_number(self) -> float:
+        """Return the number in [0, 1) that samples the next token."""
+        return random_number(self._seed, self._index, len(self.token_ids) - self._prompt_length)
+
+    def append(self, token_id: int) -> None:
+        """Extend the sequence by `token_id`."""
+        if len(self._history) > len(self.token_ids):
+            self._history[len(self.token_ids)] = token_id
+        self.token_ids.append(token_id)
+        if self.params.presence_penalty or self.params.frequency_penalty:
+            self._output_counts[token_id] += 1
+        if self._ngrams:
+            self._ngrams.append(token_id)
+        if self._grammar:
+            self._grammar.accept(token_id)
 
 
-def choose(logits: torch.Tensor, choosers: Sequence[Chooser]) -> list[Choice | InvalidScoresError]:
-    """Choose a token for each row of `logits`, shape (sequences, vocabulary), which may be changed."""
+def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[SampledToken | InvalidLogitsError]:
+    """Sample a token for each row of `logits`.
+
+    Args:
+        logits: the model's, shape (sequences, vocab size); they are overwritten.
+        samplers: one for each row.
+
+    Returns:
+        for each row its token, or the error that ends its request.
+    """
+    raw = {
+        row: logits[row].clone()
+        for row, sampler in enumerate(samplers)
+        if sampler.params.logprobs is not None and sampler.params.logprobs_mode == "raw"
+    }
+    results: dict[int, SampledToken | InvalidLogitsError] = {}
     groups: dict[tuple[float | None, ...] | None, list[int]] = defaultdict(list)
-    choices: dict[int, Choice | InvalidScoresError] = {}
-    told = {row: logits[row].clone() for row, chooser in enumerate(choosers) if chooser.logprobs is not None}
-    for row, chooser in enumerate(choosers):
+    for row, sampler in enumerate(samplers):
         given = logits[row : row + 1]
         try:
-            processed = chooser.process(given)
-        except InvalidScoresError as error:
-            choices[row] = error
+            processed = sampler.process(given)
+        except InvalidLogitsError as error:
+            results[row] = error
             continue
         if processed is not given:
             logits[row : row + 1] = processed
-        groups[chooser.draw].append(row)
-    for draw, rows in groups.items():
-        scores = logits[rows] if len(rows) < len(logits) else logits
-        scores = choosers[rows[0]].warpers(None, scores)
-        if draw is None:
-            tokens = scores.argmax(-1).tolist()
+        groups[sampler.warper_key].append(row)
+    for warper_key, rows in groups.items():
+        warped = logits[rows] if len(rows) < len(logits) else logits
+        warped = samplers[rows[0]].warpers(None, warped)
+        if warper_key is None:
+            token_ids = warped.argmax(-1).tolist()
         else:
-            tokens = draw_tokens(scores, [choosers[row].uniform() for row in rows])
-        finite = torch.isfinite(scores.amax(-1)).tolist()
-        for row, token, valid, own in zip(rows, tokens, finite, scores, strict=True):
+            token_ids = sample_rows(warped, [samplers[row].random_number() for row in rows])
+        finite = torch.isfinite(warped.amax(-1)).tolist()
+        for row, token_id, valid, own in zip(rows, token_ids, finite, warped, strict=True):
+            params = samplers[row].params
+            distribution = raw.get(row, own)
             if not valid:
-                choices[row] = _invalid(own)
-            elif row in told:
-                choices[row] = Choice(token, token_scores(told[row], token, choosers[row].logprobs or 0))
+                results[row] = _invalid(own)
+            elif params.logprobs is None:
+                results[row] = SampledToken(token_id, None)
             else:
-                choices[row] = Choice(token, token_scores(own, token) if choosers[row].scored else None)
-    return [choices[row] for row in range(len(choosers))]
+                results[row] = SampledToken(token_id, token_logprobs(distribution, token_id, params.logprobs))
+    return [results[row] for row in range(len(samplers))]
 
 
-def draw_tokens(scores: torch.Tensor, uniforms: Sequence[float]) -> list[int]:
-    """Draw a token from each row of scores, shape (rows, vocabulary), by its number in [0, 1).
+def sample_rows(logits: torch.Tensor, random_numbers: Sequence[float]) -> list[int]:
+    """Sample a token from each row by inverse transform sampling, in float64.
 
-    The token is the one in whose share of the whole the number falls (inverse transform sampling), in float64.
+    Args:
+        logits: shape (rows, vocab size).
+        random_numbers: one in [0, 1) for each row.
     """
-    shares = scores.softmax(-1).double().cumsum(-1)
-    wanted = torch.tensor(uniforms, dtype=torch.float64, device=scores.device)[:, None] * shares[:, -1:]
-    tokens: list[int] = torch.searchsorted(shares, wanted, right=True).clamp(max=scores.shape[-1] - 1)[:, 0].tolist()
-    return tokens
+    cumulative = logits.softmax(-1).double().cumsum(-1)
+    numbers = torch.tensor(random_numbers, dtype=torch.float64, device=logits.device)[:, None]
+    # Scaled by the sum, which rounding keeps from being exactly 1.
+    found = torch.searchsorted(cumulative, numbers * cumulative[:, -1:], right=True)
+    token_ids: list[int] = found.clamp(max=logits.shape[-1] - 1)[:, 0].tolist()
+    return token_ids
 
 
-def uniform(seed: int, sequence: int, step: int) -> float:
-    """A number in [0, 1), of 52 bits, that depends on its arguments alone."""
+def random_number(seed: int, sequence: int, step: int) -> float:
+    """Return a number in [0, 1), of 52 bits, that depends on nothing but the arguments."""
     digest = hashlib.blake2b(struct.pack("<QQQ", seed, sequence, step), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 12) / 2**52
 
 
-def seed_of(kwargs: GenerateKwargs) -> int:
-    """The seed that was asked for, or a fresh one."""
-    return kwargs.seed if kwargs.seed is not None else secrets.randbits(63)
+def seed_of(params: SamplingParams) -> int:
+    """Return the seed of a request, or a fresh one."""
+    return params.seed if params.seed is not None else secrets.randbits(63)
 
 
-def _invalid(scores: torch.Tensor) -> InvalidScoresError:
+def _invalid(logits: torch.Tensor) -> InvalidLogitsError:
     try:
-        check_scores(scores[None])
-    except InvalidScoresError as error:
+        check_logits(logits[None])
+    except InvalidLogitsError as error:
         return error
-    raise AssertionError("the scores are valid")
-
-
-def _processors(model: Phi3ForCausalLM, request: GenerationRequest, *, sampled: bool) -> LogitsProcessorList:
-    """The logits processors that transformers' `generate` would use, those of a draw last."""
-    kwargs = request.kwargs
-    names = HISTORY + DRAW if sampled else HISTORY
-    config = GenerationConfig(
-        **{name: getattr(kwargs, name) for name in names if getattr(kwargs, name) is not None},
-        do_sample=sampled,
-        max_length=request.max_length,
-    )
-    device = model.device
-    ends = request.eos_token_ids
-    config._eos_token_tensor = torch.tensor(ends, device=device) if ends else None
-    prompt = torch.tensor([request.prompt_ids], device=device)
-    processors: LogitsProcessorList = model._get_logits_processor(
-        config, input_ids_seq_length=prompt.shape[1], encoder_input_ids=prompt, device=device
-    )
-    return processors
-
-
-class _Ngrams:
-    """Runs of `size` tokens that occurred, so that none occurs twice; transformers' own looks through all each step."""
-
-    def __init__(self, size: int, ids: Sequence[int]) -> None:
-        self._size = size
-        self._followers: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        self._recent: list[int] = []
-        for token in ids:
-            self.append(token)
-
-    def append(self, token: int) -> None:
-        """Note the run that ends with `token`."""
-        if len(self._recent) == self._size - 1:
-            self._followers[tuple(self._recent)].append(token)
-        if self._size > 1:
-            self._recent = [*self._recent, token][1 - self._size :]
-
-    def ban(self, scores: torch.Tensor) -> torch.Tensor:
-        """Exclude tokens, from scores of shape (1, vocabulary), that would end a run a second time."""
-        banned = self._followers.get(tuple(self._recent)) if len(self._recent) == self._size - 1 else None
-        if banned:
-            scores = scores.clone()
-            scores[:, banned] = -torch.inf
-        return scores
+    raise AssertionError("the logits are valid")

@@ -1,4 +1,4 @@
-"""Answers of a given form: at each step only tokens that can go on with it are left to choose from."""
+"""Structured output: masks the tokens that do not match a grammar, with llguidance."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,61 +7,61 @@ import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer
 
-from app.engine.request import InvalidScoresError
+from app.engine.exceptions import InvalidLogitsError
 
 
 class SchemaError(ValueError):
-    """A JSON schema cannot be served; the text says why."""
+    """The JSON schema is not supported; the text gives the reason."""
 
 
-class GrammarForm:
-    """A form that a grammar describes; see `app.engine.request.Form`."""
+class JsonGrammar:
+    """The grammar of a JSON schema; implements `app.engine.sampling_params.Grammar`."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
-    def begin(self) -> "GrammarForm":
-        """The same form at its beginning, for one sequence."""
-        return GrammarForm(self._matcher.deep_copy())
+    def fork(self) -> "JsonGrammar":
+        """Return a copy in the initial state, for one sequence."""
+        return JsonGrammar(self._matcher.deep_copy())
 
-    def exclude(self, scores: torch.Tensor) -> torch.Tensor:
-        """Exclude tokens that do not go on with the form, from scores of shape (1, vocabulary).
+    def mask_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """Set the logits of tokens that do not match to -inf, shape (1, vocab size).
 
         Raises:
-            InvalidScoresError: the form became too complex to follow.
+            InvalidLogitsError: the grammar became too complex to match.
         """
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        bitmask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         if self._matcher.is_error():
-            raise InvalidScoresError(f"The answer cannot follow its form any more: {self._matcher.get_error()}")
-        allowed = torch.from_numpy(np.unpackbits(bits, bitorder="little")[: scores.shape[-1]]).to(scores.device)
-        return scores.masked_fill(allowed[None] == 0, -torch.inf)
+            raise InvalidLogitsError(f"The output can no longer match its grammar: {self._matcher.get_error()}")
+        allowed = torch.from_numpy(np.unpackbits(bitmask, bitorder="little")[: logits.shape[-1]]).to(logits.device)
+        return logits.masked_fill(allowed[None] == 0, -torch.inf)
 
-    def append(self, token: int) -> None:
-        """Go on with `token`."""
-        self._matcher.consume_token(token)
+    def accept(self, token_id: int) -> None:
+        """Advance the match by `token_id`."""
+        self._matcher.consume_token(token_id)
 
 
-class Grammars:
-    """Makes forms for one model.
+class GrammarCompiler:
+    """Compiles grammars for one model.
 
     Args:
-        tokenizer: the checkpoint's, as JSON.
-        vocabulary: token ids that the model scores.
-        eos_token_ids: tokens that end an answer.
+        tokenizer: the checkpoint's tokenizer as JSON.
+        vocab_size: number of logits.
+        eos_token_ids: tokens that end an output.
     """
 
-    def __init__(self, tokenizer: str, vocabulary: int, eos_token_ids: Sequence[int]) -> None:
-        self._tokenizer = LLTokenizer(tokenizer, n_vocab=vocabulary, eos_token=list(eos_token_ids))
+    def __init__(self, tokenizer: str, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+        self._tokenizer = LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(eos_token_ids))
 
-    def json(self, schema: dict[str, Any]) -> GrammarForm:
-        """The form of a JSON document that `schema` allows.
+    def compile_json_schema(self, schema: dict[str, Any]) -> JsonGrammar:
+        """Compile the grammar of a JSON document that `schema` allows.
 
         Raises:
-            SchemaError: it is no schema, or has a part that cannot be held to.
+            SchemaError: `schema` is invalid, or has a keyword that the grammar cannot express.
         """
         grammar = LLMatcher.grammar_from_json_schema(
             schema,
-            # As json.dumps writes it: with free white space a small model can go on with that for ever.
+            # The white space of json.dumps: with flexible white space a small model can emit spaces without end.
             overrides={
                 "whitespace_flexible": False,
                 "whitespace_pattern": None,
@@ -72,5 +72,5 @@ class Grammars:
         )
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
-            raise SchemaError(f"The JSON schema cannot be served: {matcher.get_error()}.")
-        return GrammarForm(matcher)
+            raise SchemaError(f"The JSON schema is not supported: {matcher.get_error()}.")
+        return JsonGrammar(matcher)

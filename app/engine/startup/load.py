@@ -1,12 +1,10 @@
-"""Loads a checkpoint: safetensors only, no remote code, progress in the log."""
+"""Loads a checkpoint: safetensors only, no remote code, with progress in the log."""
 
 import contextlib
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,11 +13,11 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM
 
-from app.engine.model_runner.packed_linear import seconds_per_step
-from app.engine.request import LoadError
-from app.engine.startup.lora import find, merge
+from app.engine.config import Dtype, EngineConfig
+from app.engine.exceptions import LoadError
+from app.engine.model_runner.packed_linear import benchmark_gemm
+from app.engine.startup.lora import find_adapters, merge_adapter
 from app.logs import logger
-from app.settings import Dtype
 from app.tokenizer import Tokenizer
 
 log = logger(__name__)
@@ -29,79 +27,71 @@ PROGRESS_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to generate, and the facts about it that requests are checked against.
+    """A loaded model and its properties.
 
     Attributes:
         model: in evaluation mode, on its device.
-        tokenizer: the checkpoint's own.
-        context: tokens of prompt and answer together.
-        vocabulary: number of token ids.
-        eos_token_ids: tokens that end an answer, all of them.
-        pad_token_id: fills up.
-        adapters: merged into the weights: how much of each, by name.
+        tokenizer: the checkpoint's.
+        context: maximum tokens of prompt and output together.
+        vocab_size: number of token ids.
+        eos_token_ids: all tokens that end an output.
+        pad_token_id: pads outputs.
+        adapters: scale of each merged adapter, by name.
     """
 
     model: Phi3ForCausalLM
     tokenizer: Tokenizer
     context: int
-    vocabulary: int
+    vocab_size: int
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
     adapters: Mapping[str, float]
 
 
-def load(
-    folder: Path,
-    dtype: Dtype,
-    max_context: int | None,
-    adapters_dir: Path | None = None,
-    adapter_weights: Mapping[str, float] = MappingProxyType({}),
-) -> LoadedModel:
-    """Load the checkpoint in `folder` onto the GPU, or the CPU where there is none.
+def load_model(engine_config: EngineConfig) -> LoadedModel:
+    """Load the checkpoint onto the GPU, or onto the CPU if there is no GPU, and merge the adapters.
 
     Args:
-        folder: config.json, tokenizer.json and safetensors, as `save_pretrained` writes them.
-        dtype: of the weights.
-        max_context: tokens; at most the model's own context, which is meant by None.
-        adapters_dir: holds a folder for each LoRA adapter that is merged into the weights; None is none.
-        adapter_weights: how much of it, by adapter; 1 where none is given.
+        engine_config: `model` names a directory with config.json, tokenizer.json and safetensors, as `save_pretrained`
+            writes them.
 
     Raises:
-        LoadError: the folder is not a Phi-3 checkpoint, `max_context` is too large, or an adapter cannot be merged.
+        LoadError: the directory has no Phi-3 checkpoint, the context is too large, or an adapter cannot be merged.
     """
     started = time.monotonic()
+    directory, max_context = engine_config.model, engine_config.max_context
     try:
-        config = Phi3Config.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = Phi3Config.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise LoadError(f"{folder} is not a checkpoint that can be served: {error}") from error
+        raise LoadError(f"{directory} has no supported checkpoint: {error}") from error
     if config.model_type != "phi3":
-        raise LoadError(f"{folder} holds a {config.model_type} model; phi3 is what is served.")
+        raise LoadError(f"{directory} has a {config.model_type} model; only phi3 models are supported.")
     if max_context is not None and max_context > config.max_position_embeddings:
         raise LoadError(
-            f"CHAT_MAX_CONTEXT is {max_context}, and the model's context {config.max_position_embeddings} tokens: "
-            "set it to that, or less."
+            f"CHAT_MAX_CONTEXT is {max_context}, but the model's maximum is {config.max_position_embeddings} tokens. "
+            "Set it to that or less."
         )
-    adapters = find(adapters_dir, adapter_weights)
+    adapters = find_adapters(engine_config.adapters_dir, engine_config.adapter_weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = _dtype(dtype, device, config)
-    log.info("loading model", folder=str(folder), device=str(device), dtype=str(chosen).removeprefix("torch."))
+    dtype = _dtype(engine_config.dtype, device, config)
+    log.info("loading model", path=str(directory), device=str(device), dtype=str(dtype).removeprefix("torch."))
     with _logged_progress():
         try:
             model = Phi3ForCausalLM.from_pretrained(
-                folder,
+                directory,
                 config=config,
-                dtype=chosen,
+                dtype=dtype,
                 device_map={"": device},
                 attn_implementation="sdpa",
                 use_safetensors=True,
                 local_files_only=True,
             ).eval()
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise LoadError(f"The weights in {folder} cannot be loaded: {error}") from error
-    if adapters_dir is not None:
+            raise LoadError(f"The weights in {directory} cannot be loaded: {error}") from error
+    if engine_config.adapters_dir is not None:
         for name, weight in adapters.items():
-            model = merge(model, adapters_dir / name, weight)
+            model = merge_adapter(model, engine_config.adapters_dir / name, weight)
     eos = model.generation_config.eos_token_id
     eos_token_ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
     pad = model.generation_config.pad_token_id
@@ -115,7 +105,7 @@ def load(
         model=model,
         tokenizer=Tokenizer(tokenizer),
         context=max_context or config.max_position_embeddings,
-        vocabulary=config.vocab_size,
+        vocab_size=config.vocab_size,
         eos_token_ids=eos_token_ids,
         pad_token_id=pad if pad is not None else (eos_token_ids or (0,))[0],
         adapters=adapters,
@@ -127,18 +117,18 @@ def _dtype(dtype: Dtype, device: torch.device, config: Phi3Config) -> torch.dtyp
         return torch.float32
     if dtype == "bfloat16" or device.type == "cuda":
         return torch.bfloat16
-    seconds = {candidate: seconds_per_step(candidate, config) for candidate in (torch.float32, torch.bfloat16)}
-    log.info("measured types", **{str(k).removeprefix("torch."): round(v, 6) for k, v in seconds.items()})
+    seconds = {candidate: benchmark_gemm(candidate, config) for candidate in (torch.float32, torch.bfloat16)}
+    log.info("compared dtypes", **{str(k).removeprefix("torch."): round(v, 6) for k, v in seconds.items()})
     return min(seconds, key=lambda candidate: seconds[candidate])
 
 
 class _LoggedTqdm(tqdm):  # type: ignore[type-arg]
-    """A progress bar that writes log lines."""
+    """A progress bar that writes log lines instead of drawing."""
 
     monitor_interval = 0
 
     def display(self, *_: Any, **__: Any) -> None:
-        """Log how far it is."""
+        """Log the progress."""
         log.info("loading weights", done=self.n, total=self.total)
 
 

@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import Phi3ForCausalLM
 
-from app.engine.request import LoadError
+from app.engine.exceptions import LoadError
 from app.logs import logger
 
-# PEFT is imported where it is used: that takes seconds, which only adapters are worth.
+# Importing PEFT takes seconds, so functions import it only for adapters.
 if TYPE_CHECKING:
     import peft
 
@@ -23,8 +23,8 @@ log = logger(__name__)
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
-# What an adapter may set; all else that PEFT knows is more than a sum of weights, runs other code, or is for training.
-_SERVED = {
+# Supported fields. All others that PEFT knows are more than a sum of weights, run other code, or are for training.
+_SUPPORTED = {
     "alpha_pattern",
     "exclude_modules",
     "layers_pattern",
@@ -35,9 +35,9 @@ _SERVED = {
     "rank_pattern",
     "target_modules",
     "use_rslora",
-    # Without effect on a model without biases whose layers are all nn.Linear.
+    # No effect on a model without biases whose layers are all nn.Linear.
     "bias",
-    # What every configuration says of itself.
+    # Metadata.
     "auto_mapping",
     "base_model_name_or_path",
     "inference_mode",
@@ -46,66 +46,64 @@ _SERVED = {
     "revision",
     "task_type",
 }
-# Beginnings of training that leave the model's own weights as they are.
-_PLAIN_BEGINNINGS = (True, False, "gaussian", "orthogonal")
+# Initializations that leave the model's own weights unchanged.
+_PLAIN_INITIALIZATIONS = (True, False, "gaussian", "orthogonal")
 
 
-def find(folder: Path | None, weights: Mapping[str, float]) -> dict[str, float]:
-    """Return the adapters in `folder`, by name, and how much of each is merged.
+def find_adapters(directory: Path | None, weights: Mapping[str, float]) -> dict[str, float]:
+    """Find the adapters in `directory` and return the scale of each, by name.
 
     Args:
-        folder: holds a folder for each adapter, with adapter_config.json and adapter_model.safetensors; None is none.
-        weights: by adapter; 1 where none is given.
+        directory: contains a directory for each adapter, with adapter_config.json and adapter_model.safetensors.
+        weights: scale by adapter; 1 unless given.
 
     Raises:
-        LoadError: there is no adapter, none of a name that has a weight, or one asks for what is not served.
+        LoadError: there is no adapter, a weight names an unknown one, or an adapter needs an unsupported feature.
     """
-    if folder is None:
+    if directory is None:
         if weights:
-            raise LoadError("CHAT_ADAPTER_WEIGHTS is set without CHAT_ADAPTERS_DIR, the folder that holds adapters.")
+            raise LoadError("CHAT_ADAPTER_WEIGHTS needs CHAT_ADAPTERS_DIR, the directory with the adapters.")
         return {}
-    if (folder / CONFIG).is_file():
-        raise LoadError(
-            f"{folder} is an adapter itself: CHAT_ADAPTERS_DIR is a folder that holds a folder for each adapter."
-        )
-    names = sorted(config.parent.name for config in folder.glob(f"*/{CONFIG}"))
+    if (directory / CONFIG).is_file():
+        raise LoadError(f"{directory} is itself an adapter. Set CHAT_ADAPTERS_DIR to its parent directory.")
+    names = sorted(config.parent.name for config in directory.glob(f"*/{CONFIG}"))
     if not names:
-        raise LoadError(f"{folder} holds no adapter: a folder with {CONFIG} and {WEIGHTS} for each is expected.")
+        raise LoadError(f"{directory} has no adapters. Add a directory with {CONFIG} and {WEIGHTS} for each.")
     if unknown := sorted(weights.keys() - set(names)):
         raise LoadError(
-            f"CHAT_ADAPTER_WEIGHTS names {', '.join(unknown)}; the adapters in {folder} are {', '.join(names)}."
+            f"CHAT_ADAPTER_WEIGHTS names {', '.join(unknown)}; the adapters in {directory} are: {', '.join(names)}."
         )
     for name in names:
-        _config(folder / name)
+        _config(directory / name)
     return {name: weights.get(name, 1.0) for name in names}
 
 
-def merge(model: Phi3ForCausalLM, folder: Path, weight: float) -> Phi3ForCausalLM:
-    """Add the weights of the adapter in `folder` to those of `model`, `weight` times.
+def merge_adapter(model: Phi3ForCausalLM, directory: Path, weight: float) -> Phi3ForCausalLM:
+    """Add the weights of an adapter, times `weight`, to those of `model`.
 
     Args:
-        model: it is changed.
-        folder: holds adapter_config.json and adapter_model.safetensors.
-        weight: 1 is what the adapter was trained for.
+        model: is modified.
+        directory: of the adapter.
+        weight: scale; the adapter was trained for 1.
 
     Returns:
-        the model, which knows of no adapter any more.
+        the plain model, without adapter modules.
 
     Raises:
-        LoadError: it is not a LoRA adapter for this model, or asks for what is not served.
+        LoadError: it is no LoRA adapter for this model, or needs an unsupported feature.
     """
     import peft
     from peft.tuners.lora import LoraLayer
 
-    config = _config(folder)
+    config = _config(directory)
     try:
         wrapped = peft.PeftModel(model, config)
-        result = wrapped.load_adapter(str(folder), "default", torch_device=str(model.device))
+        result = wrapped.load_adapter(str(directory), "default", torch_device=str(model.device))
     except (ValueError, RuntimeError, SafetensorError) as error:
-        raise LoadError(f"The adapter {folder} cannot be merged into this model: {error}") from error
+        raise LoadError(f"The adapter {directory} cannot be merged into this model: {error}") from error
     if wrong := [*result.missing_keys, *result.unexpected_keys]:
         raise LoadError(
-            f"The adapter {folder} does not hold exactly the weights that its {CONFIG} speaks of: "
+            f"The weights of the adapter {directory} do not match its {CONFIG}: "
             f"{', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''}."
         )
     for module in wrapped.modules():
@@ -114,43 +112,43 @@ def merge(model: Phi3ForCausalLM, folder: Path, weight: float) -> Phi3ForCausalL
     # PEFT's safe_merge would round twice.
     merged: Phi3ForCausalLM = wrapped.merge_and_unload()
     if not all(torch.isfinite(parameter).all() for parameter in merged.parameters()):
-        raise LoadError(f"Merging the adapter {folder}, {weight} times, gives weights that are no finite numbers.")
-    log.info("adapter merged", adapter=folder.name, weight=weight, rank=config.r)
+        raise LoadError(f"Merging the adapter {directory} with weight {weight} gives weights that are not finite.")
+    log.info("adapter merged", adapter=directory.name, weight=weight, rank=config.r)
     return merged
 
 
-def _config(folder: Path) -> "peft.LoraConfig":
-    """Read what an adapter says of itself; raises LoadError for what is not served."""
+def _config(directory: Path) -> "peft.LoraConfig":
+    """Read the configuration of an adapter; raises LoadError if it needs an unsupported feature."""
     import peft
 
     try:
-        # PEFT saves files that their owner alone may read, and then says that there are none.
-        (folder / WEIGHTS).open("rb").close()
+        # PEFT writes files that only their owner can read, and reports unreadable ones as missing.
+        (directory / WEIGHTS).open("rb").close()
     except FileNotFoundError:
         raise LoadError(
-            f"The adapter {folder} has no {WEIGHTS}: other formats, such as pickle, are not read."
+            f"The adapter {directory} has no {WEIGHTS}. Convert other formats, such as pickle, to safetensors."
         ) from None
     except OSError as error:
-        raise LoadError(f"{folder / WEIGHTS} cannot be read by user {os.geteuid()}: {error.strerror}.") from None
+        raise LoadError(f"{directory / WEIGHTS} is not readable for user {os.geteuid()}: {error.strerror}.") from None
     try:
-        asked = json.loads((folder / CONFIG).read_text())
+        asked = json.loads((directory / CONFIG).read_text())
         kind = asked.get("peft_type")
         known = {field.name for field in dataclasses.fields(peft.LoraConfig)}
         config = peft.LoraConfig(**{key: value for key, value in asked.items() if key in known})
     except (AttributeError, OSError, TypeError, ValueError) as error:
-        raise LoadError(f"{folder / CONFIG} is not the configuration of an adapter: {error}") from error
+        raise LoadError(f"{directory / CONFIG} is not a valid adapter configuration: {error}") from error
     if kind != "LORA":
-        raise LoadError(f"The adapter {folder} is of type {kind}: LORA is what is served.")
+        raise LoadError(f"The adapter {directory} has the type {kind}; only LORA is supported.")
     plain = vars(peft.LoraConfig())
-    # What this PEFT does not know is a difference too, unless it is switched off.
+    # A field that this PEFT version does not know counts too, unless it is switched off.
     odd = sorted(
-        key for key in asked.keys() - _SERVED if asked[key] != plain.get(key) and asked[key] not in (None, False)
+        key for key in asked.keys() - _SUPPORTED if asked[key] != plain.get(key) and asked[key] not in (None, False)
     )
-    if "init_lora_weights" in odd and asked["init_lora_weights"] in _PLAIN_BEGINNINGS:
+    if "init_lora_weights" in odd and asked["init_lora_weights"] in _PLAIN_INITIALIZATIONS:
         odd.remove("init_lora_weights")
     if odd:
         raise LoadError(
-            f"The adapter {folder} sets {', '.join(f'{key}={asked[key]!r}' for key in odd)} in its {CONFIG}, "
-            "which is not served: merge it into a checkpoint of its own with PEFT, and serve that."
+            f"The adapter {directory} sets {', '.join(f'{key}={asked[key]!r}' for key in odd)} in its {CONFIG}, "
+            "which is not supported. Merge the adapter into a checkpoint with PEFT, and serve that checkpoint."
         )
     return config

@@ -1,4 +1,4 @@
-"""How many tokens fit into memory: worked out once, at the start, so that no request runs out of it later."""
+"""Plans the memory once, at startup, so that no request can run out of it later."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,104 +7,123 @@ import psutil
 import torch
 from transformers import Phi3ForCausalLM
 
-from app.engine.kv_cache import BLOCK, whole_blocks
-from app.engine.request import LoadError
-from app.engine.scheduler import PROMPT_TOKENS
+from app.engine.exceptions import LoadError
+from app.engine.kv_cache.slot_allocator import BLOCK_SIZE, round_up_to_block
+from app.engine.kv_cache.storage import KVCacheShape
 
 GIB = 2**30
-# Of the free memory, unless CHAT_MEMORY_SHARE says otherwise: a CPU's memory is used by others too.
-GPU_SHARE, CPU_SHARE = 0.9, 0.25
-# Of what is used, at most, for beam search, whose cache is its own.
-BEAM_SHARE = 0.25
+# Fractions of the free memory that are used: other processes use a CPU's memory too.
+GPU_FRACTION, CPU_FRACTION = 0.9, 0.25
+# Maximum fraction of the used memory for beam search, which has a KV cache of its own.
+BEAM_FRACTION = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryRequest:
+    """What the memory is planned for.
+
+    Attributes:
+        context: maximum tokens of prompt and output together.
+        context_required: whether the operator set `context`, so a smaller one is an error.
+        max_concurrency: sequences at once; the cache never exceeds what they can use.
+        max_prefill_tokens: prompt tokens of a step.
+        max_beam_tokens: maximum beam tokens.
+        fraction: of the free memory; None is the device's default.
+    """
+
+    context: int
+    context_required: bool
+    max_concurrency: int
+    max_prefill_tokens: int
+    max_beam_tokens: int
+    fraction: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class MemoryPlan:
     """What the memory is used for.
 
     Attributes:
-        free: bytes free when it was worked out.
+        free: bytes free when the plan was made.
         token_bytes: bytes of the keys and values of one token.
-        tokens: places in the cache that all sequences share.
-        beam_tokens: beams times their length, of a request that searches.
-        context: tokens of prompt and answer together.
+        num_slots: tokens of the KV cache.
+        beam_tokens: beams times their length, for one request.
+        context: tokens of prompt and output together.
     """
 
     free: int
     token_bytes: int
-    tokens: int
+    num_slots: int
     beam_tokens: int
     context: int
 
 
-def budget(
-    model: Phi3ForCausalLM,
-    context: int,
-    *,
-    asked_for: bool,
-    concurrency: int,
-    share: float | None,
-    max_beam_tokens: int,
-    free: int | None = None,
-) -> Budget:
-    """Divide the memory that is free.
+def plan_memory(model: Phi3ForCausalLM, request: MemoryRequest, free: int | None = None) -> MemoryPlan:
+    """Plan the memory that is free next to the weights.
 
     Args:
         model: loaded, on its device.
-        context: tokens, what is wanted at most.
-        asked_for: whether the operator set `context`, so that less is an error.
-        concurrency: sequences at once; more cache than all of them can use is not taken.
-        share: of the free memory that is used; None is the device's default.
-        max_beam_tokens: tokens for beam search, at most.
-        free: bytes; found out where None.
+        request: what is planned for.
+        free: bytes; measured if None.
 
     Raises:
-        LoadError: the context that was asked for, or a single token, does not fit.
+        LoadError: the required context, or a single token, does not fit.
     """
     config, size = model.config, model.dtype.itemsize
-    head_dim = model.model.layers[0].self_attn.head_dim
-    token_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * size
-    row_bytes = (4 * config.intermediate_size + 8 * config.hidden_size) * size
-    gpu = model.device.type == "cuda"
     free = free_bytes(model.device) if free is None else free
-    share = share or (GPU_SHARE if gpu else CPU_SHARE)
-    # Scores are held several times over while tokens are chosen, twice of them in float64; the cache has a spare block,
-    # and is rounded up to whole ones.
-    steps = (PROMPT_TOKENS + concurrency) * row_bytes + concurrency * config.vocab_size * 32 + 2 * BLOCK * token_bytes
-    usable = int(free * share) - steps
-    # A search computes its prompt for every beam, and reorders one layer's cache at a time.
+    fraction = request.fraction or (GPU_FRACTION if model.device.type == "cuda" else CPU_FRACTION)
+    shape = KVCacheShape.of(model, 0)
+    token_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * size
+    # Activations of one row at their peak, in the MLP: gate and up, their halves as activated and as product (4 x
+    # intermediate), next to residual, norm, queries, keys, values, attention and projections (8 x hidden at most).
+    row_bytes = (4 * config.intermediate_size + 8 * config.hidden_size) * size
+    # Sampling holds logits in up to four float32 copies (raw, processed, warped, probabilities) and two float64 ones
+    # (probabilities, cumulative): 4 * 4 + 2 * 8 bytes.
+    logits_bytes = 32 * config.vocab_size
+    # The cache has a padding block, and is rounded up to whole ones.
+    step_bytes = (
+        (request.max_prefill_tokens + request.max_concurrency) * row_bytes
+        + request.max_concurrency * logits_bytes
+        + 2 * BLOCK_SIZE * token_bytes
+    )
+    usable = int(free * fraction) - step_bytes
+    # A beam search computes its prompt for every beam at once. Reordering copies its cache layer by layer: a quarter
+    # more covers one layer.
     beam_bytes = token_bytes * 5 // 4 + row_bytes
-    # Where one whole context fits, beams take what it leaves.
-    left = usable - context * token_bytes
-    beam_room = min(int(usable * BEAM_SHARE), left if left >= 0 else usable)
-    beam_tokens = max(0, min(max_beam_tokens, beam_room // beam_bytes))
-    tokens = min((usable - beam_tokens * beam_bytes) // token_bytes, concurrency * whole_blocks(context))
-    if tokens < (context if asked_for else 1):
+    # If one full context fits, beam search gets what is left; otherwise the cache is smaller than one context anyway.
+    rest = usable - request.context * token_bytes
+    beam_budget = min(int(usable * BEAM_FRACTION), rest if rest >= 0 else usable)
+    beam_tokens = max(0, min(request.max_beam_tokens, beam_budget // beam_bytes))
+    num_slots = min(
+        (usable - beam_tokens * beam_bytes) // token_bytes,
+        request.max_concurrency * round_up_to_block(request.context),
+    )
+    if num_slots < (request.context if request.context_required else 1):
         raise LoadError(
-            f"A context of {context} tokens needs {context * token_bytes / GIB:.2f} GiB for keys and values, and there "
-            f"is room for {max(tokens, 0)} tokens: of {free / GIB:.2f} GiB free {share:.0%} are used "
-            f"(CHAT_MEMORY_SHARE), {steps / GIB:.2f} GiB of them for a step and "
+            f"A context of {request.context} tokens needs {request.context * token_bytes / GIB:.2f} GiB of KV cache, "
+            f"but only {max(num_slots, 0)} tokens fit: the server uses {fraction:.0%} of {free / GIB:.2f} GiB free "
+            f"(CHAT_MEMORY_SHARE), {step_bytes / GIB:.2f} GiB of that for a step and "
             f"{beam_tokens * beam_bytes / GIB:.2f} GiB for beam search. Lower CHAT_MAX_CONTEXT, "
             "CHAT_MAX_CONCURRENCY or CHAT_MAX_BEAM_TOKENS, or give the server more memory."
         )
-    return Budget(free, token_bytes, tokens, beam_tokens, min(context, tokens))
+    return MemoryPlan(free, token_bytes, num_slots, beam_tokens, min(request.context, num_slots))
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that are free on the GPU, or on this machine within what its control group may have."""
+    """Return the free bytes of the GPU, or of this machine within the limit of its control group."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min(psutil.virtual_memory().available, _free_in_group(Path("/sys/fs/cgroup")))
+    return min(psutil.virtual_memory().available, _free_in_cgroup(Path("/sys/fs/cgroup")))
 
 
-def _free_in_group(group: Path) -> int:
-    """Bytes left to the control group that is mounted at `group`; page cache that can go counts as left."""
+def _free_in_cgroup(group: Path) -> int:
+    """Return the bytes left to the control group mounted at `group`; reclaimable page cache counts as free."""
     names = ("max", "current", "inactive_file")
     if (group / "memory").is_dir():
         group, names = group / "memory", ("limit_in_bytes", "usage_in_bytes", "total_inactive_file")  # version 1
     try:
         limit, used = (int((group / f"memory.{name}").read_text()) for name in names[:2])
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # there is no group, or it has no limit ("max")
+    except (OSError, ValueError):  # no control group, or no limit ("max")
         return 2**63
     return limit - used + int(statistics.get(names[2], 0))

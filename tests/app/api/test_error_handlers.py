@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from app.engine.request import EngineError
+from app.engine.exceptions import EngineError
 from app.factory import create_app
 from app.metrics import Metrics
 from app.model_server import Ready, Runtime

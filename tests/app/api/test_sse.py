@@ -7,7 +7,7 @@ from flask import Flask
 from werkzeug.exceptions import ClientDisconnected
 
 from app.api import sse
-from app.engine.request import EngineError
+from app.engine.exceptions import EngineError
 
 
 def body(messages: Iterator[str | None], path: str = "/chat") -> list[str]:

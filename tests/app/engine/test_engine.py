@@ -1,17 +1,18 @@
-"""The way into the engine."""
+"""Admission to the engine."""
 
 import threading
 from typing import Any
 
 import pytest
 
-from app.engine.beam_search.worker import SerialLane
-from app.engine.engine import Engine, Lane
-from app.engine.request import EngineError, QueueFullError
-from app.engine.retry_after import Forecast
-from tests.support.requests import read, request, wait_for
+from app.engine.beam_search.worker import BeamSearchWorker
+from app.engine.engine import AdmissionLimits, Engine, Worker
+from app.engine.exceptions import EngineError, QueueFullError
+from app.engine.retry_after import Capacity, RetryAfterEstimator
+from app.engine.stream import WorkerName
+from tests.support.requests import beams, read, request, wait_for
 
-BEAMS: dict[str, Any] = {"num_beams": 2}
+BEAMS: dict[str, Any] = {"beam_search": beams(2)}
 
 
 @pytest.fixture
@@ -21,27 +22,29 @@ def gate() -> threading.Event:
 
 @pytest.fixture
 def engine(gate: threading.Event) -> Engine:
-    lanes = [SerialLane(lambda *_: gate.wait()) for _ in range(2)]
-    return of(*lanes, max_queue=2, max_tokens=100, stall_seconds=0.3)
+    first, second = (BeamSearchWorker(lambda *_: gate.wait()) for _ in range(2))
+    return new_engine(first, second, max_queue=2, max_tokens=100, stall_seconds=0.3)
 
 
-def of(batched: Lane, reference: Lane, **settings: Any) -> Engine:
-    """An engine with one sequence at a time."""
-    return Engine(batched, reference, concurrency=1, forecast=Forecast(1, 1000, 0.9), **settings)
+def new_engine(batch: Worker, beam_search: Worker, max_queue: int, max_tokens: int, stall_seconds: float) -> Engine:
+    """Return an engine that runs one sequence at a time."""
+    capacity = Capacity(max_concurrency=1, num_slots=1000, max_prefill_tokens=256, step_seconds=0.9)
+    limits = AdmissionLimits(1, max_queue, max_tokens)
+    return Engine(batch, beam_search, limits, stall_seconds, RetryAfterEstimator(capacity))
 
 
-@pytest.mark.parametrize(("kwargs", "lane"), [({}, "batched"), ({"do_sample": True}, "batched"), (BEAMS, "reference")])
-def test_beam_search_has_a_lane_of_its_own(
-    engine: Engine, gate: threading.Event, kwargs: dict[str, Any], lane: str
+@pytest.mark.parametrize(("params", "worker"), [({}, "batch"), ({"temperature": 1.0}, "batch"), (BEAMS, "beam_search")])
+def test_beam_search_has_its_own_worker(
+    engine: Engine, gate: threading.Event, params: dict[str, Any], worker: WorkerName
 ) -> None:
-    answer = engine.submit(request([1], 1, **kwargs))
-    assert answer.lane == lane
-    wait_for(lambda: engine.lanes[lane].running == 1)
+    stream = engine.submit(request([1], 1, **params))
+    assert stream.worker == worker
+    wait_for(lambda: engine.workers[worker].running == 1)
     gate.set()
-    read(answer)
+    read(stream)
 
 
-def test_more_than_the_bound_is_refused_with_a_time_to_come_back(engine: Engine, gate: threading.Event) -> None:
+def test_full_queue_rejects_with_retry_after(engine: Engine, gate: threading.Event) -> None:
     for _ in range(3):
         engine.submit(request([1], 1))
     wait_for(lambda: (engine.running, engine.waiting) == (1, 2))
@@ -54,36 +57,34 @@ def test_more_than_the_bound_is_refused_with_a_time_to_come_back(engine: Engine,
     gate.set()
 
 
-def test_more_tokens_than_the_bound_are_refused_unless_they_are_asked_for_alone(
-    engine: Engine, gate: threading.Event
-) -> None:
+def test_token_limit_rejects_all_but_a_lone_request(engine: Engine, gate: threading.Event) -> None:
     engine.submit(request([1], 200))
-    with pytest.raises(QueueFullError, match=r"ask for 201 tokens, .* the 2 of .* CHAT_MAX_QUEUE_TOKENS .*\(100\)"):
+    with pytest.raises(QueueFullError, match=r"with 201 tokens; 2 more exceed .* CHAT_MAX_QUEUE_TOKENS \(100\)"):
         engine.submit(request([1], 1))
     gate.set()
     wait_for(lambda: not engine.busy)
     gate.clear()
-    answers = [engine.submit(request([1], 10, num_beams=2)) for _ in range(3)]
+    streams = [engine.submit(request([1], 10, **BEAMS)) for _ in range(3)]
     gate.set()
-    for answer in answers:
-        read(answer)
+    for stream in streams:
+        read(stream)
 
 
-def test_a_cancelled_request_that_waits_gives_its_place_back(engine: Engine, gate: threading.Event) -> None:
-    answers = [engine.submit(request([1], 1)) for _ in range(3)]
+def test_cancelled_queued_request_frees_its_place_in_the_queue(engine: Engine, gate: threading.Event) -> None:
+    streams = [engine.submit(request([1], 1)) for _ in range(3)]
     wait_for(lambda: engine.running == 1)
-    answers[1].cancel()
+    streams[1].cancel()
     late = engine.submit(request([1], 1))
     gate.set()
     read(late)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is what is tested
-def test_a_dead_lane_takes_nothing_and_the_engine_is_not_alive() -> None:
+def test_dead_worker_rejects_requests_and_the_engine_is_not_alive() -> None:
     def die(*_: object) -> None:
         raise SystemExit
 
-    engine = of(SerialLane(die), SerialLane(die), max_queue=0, max_tokens=1, stall_seconds=1)
+    engine = new_engine(BeamSearchWorker(die), BeamSearchWorker(die), max_queue=0, max_tokens=1, stall_seconds=1)
     with pytest.raises(EngineError):
         read(engine.submit(request([1], 1)))
     wait_for(lambda: not engine.alive)
@@ -91,7 +92,7 @@ def test_a_dead_lane_takes_nothing_and_the_engine_is_not_alive() -> None:
         engine.submit(request([1], 1))
 
 
-def test_an_engine_that_is_stuck_is_not_alive_until_it_goes_on(engine: Engine, gate: threading.Event) -> None:
+def test_stuck_engine_is_not_alive_until_it_makes_progress(engine: Engine, gate: threading.Event) -> None:
     assert engine.alive
     engine.submit(request([1], 1))
     wait_for(lambda: not engine.alive)

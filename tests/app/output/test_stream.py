@@ -7,12 +7,13 @@ import pytest
 from transformers import AutoTokenizer
 from werkzeug.exceptions import ClientDisconnected
 
-from app.engine.request import EngineError, Finished, FinishReason, Generation, Token
+from app.engine.exceptions import EngineError
+from app.engine.stream import Finished, FinishReason, RequestStream, Token
 from app.metrics import Metrics
 from app.output import stream as answer
 from app.output.stream import Reader, TimedOutError
 from app.tokenizer import Tokenizer
-from tests.support.requests import generation, request
+from tests.support.requests import new_stream, request
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +27,20 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def running() -> Generation:
-    return generation(request([5, 6], 40))
+def running() -> RequestStream:
+    return new_stream(request([5, 6], 40))
 
 
-def say(running: Generation, tokenizer: Tokenizer, text: str, reason: FinishReason = "length", number: int = 0) -> None:
+def say(
+    running: RequestStream, tokenizer: Tokenizer, text: str, reason: FinishReason = "length", number: int = 0
+) -> None:
     """Generate `text` as one sequence of `running`."""
     for token in tokenizer.encode(text):
         running.put(Token(number, token))
     running.put(Finished(number, reason))
 
 
-def test_the_pieces_are_the_whole(running: Generation, tokenizer: Tokenizer, metrics: Metrics) -> None:
+def test_the_pieces_are_the_whole(running: RequestStream, tokenizer: Tokenizer, metrics: Metrics) -> None:
     say(running, tokenizer, "One two three", "stop")
     running.end(None)
     reader = Reader(running, tokenizer, metrics, None, 60)
@@ -63,7 +66,7 @@ def test_the_pieces_are_the_whole(running: Generation, tokenizer: Tokenizer, met
     ids=str,
 )
 def test_a_stop_ends_the_text_before_it(
-    running: Generation, tokenizer: Tokenizer, metrics: Metrics, stops: list[str], text: str, ended: bool
+    running: RequestStream, tokenizer: Tokenizer, metrics: Metrics, stops: list[str], text: str, ended: bool
 ) -> None:
     say(running, tokenizer, "One two three")
     running.end(None)
@@ -76,7 +79,7 @@ def test_a_stop_ends_the_text_before_it(
     assert [piece.reason for piece in pieces if piece.reason] == [whole.reason]
 
 
-def test_a_stop_ends_its_own_sequence_alone(running: Generation, tokenizer: Tokenizer, metrics: Metrics) -> None:
+def test_a_stop_ends_its_own_sequence_alone(running: RequestStream, tokenizer: Tokenizer, metrics: Metrics) -> None:
     say(running, tokenizer, "One two three", number=1)
     reader = Reader(running, tokenizer, metrics, None, 60, [" two"])
     pieces = reader.pieces()
@@ -89,7 +92,7 @@ def test_a_stop_ends_its_own_sequence_alone(running: Generation, tokenizer: Toke
 
 
 def test_nothing_of_a_stop_is_shown_before_it_is_complete(
-    running: Generation, tokenizer: Tokenizer, metrics: Metrics
+    running: RequestStream, tokenizer: Tokenizer, metrics: Metrics
 ) -> None:
     reader = Reader(running, tokenizer, metrics, None, 60, ["two three five"])
     pieces = reader.pieces()
@@ -107,7 +110,7 @@ def test_nothing_of_a_stop_is_shown_before_it_is_complete(
 
 
 def test_a_failure_reaches_the_reader_and_ends_the_generation(
-    running: Generation, tokenizer: Tokenizer, metrics: Metrics
+    running: RequestStream, tokenizer: Tokenizer, metrics: Metrics
 ) -> None:
     running.put(Token(0, 7))
     running.end(EngineError("It broke."))
@@ -118,7 +121,7 @@ def test_a_failure_reaches_the_reader_and_ends_the_generation(
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_answer_that_nobody_waits_for_is_cancelled(
-    running: Generation, tokenizer: Tokenizer, metrics: Metrics, streamed: bool, monkeypatch: pytest.MonkeyPatch
+    running: RequestStream, tokenizer: Tokenizer, metrics: Metrics, streamed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answer, "POLL_SECONDS", 0.01)
     here, there = socket.socketpair()
@@ -134,7 +137,7 @@ def test_an_answer_that_nobody_waits_for_is_cancelled(
     assert running.cancelled
 
 
-def test_what_an_answer_took_is_counted_once(running: Generation, tokenizer: Tokenizer, metrics: Metrics) -> None:
+def test_what_an_answer_took_is_counted_once(running: RequestStream, tokenizer: Tokenizer, metrics: Metrics) -> None:
     say(running, tokenizer, "One two three", "stop")
     running.end(None)
     Reader(running, tokenizer, metrics, None, 60).whole()
@@ -150,7 +153,7 @@ def test_what_an_answer_took_is_counted_once(running: Generation, tokenizer: Tok
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_answer_that_takes_too_long_is_cancelled(
-    running: Generation, tokenizer: Tokenizer, metrics: Metrics, streamed: bool, monkeypatch: pytest.MonkeyPatch
+    running: RequestStream, tokenizer: Tokenizer, metrics: Metrics, streamed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answer, "POLL_SECONDS", 0.01)
     running.put(Token(0, 7))

@@ -46,30 +46,30 @@ def test_defaults_come_from_the_model(build: Any) -> None:
 
 def test_the_callers_lengths_do_not_count_the_prefix(build: Any) -> None:
     request = build({"prefix": "one two three,"}, max_length=50, min_length=20)
-    prefix = len(request.prompt_ids) - len(build({}).prompt_ids)
+    prefix = len(request.prompt_token_ids) - len(build({}).prompt_token_ids)
     assert (request.max_length, request.min_length) == (50 + prefix, 20 + prefix)
 
 
 def test_new_tokens_win_over_whole_lengths(build: Any) -> None:
     request = build({}, max_length=3, max_new_tokens=10, min_length=400, min_new_tokens=2)
     assert request.max_new_tokens == 10
-    assert request.min_length == len(request.prompt_ids) + 2
+    assert request.min_length == len(request.prompt_token_ids) + 2
 
 
 def test_hole_keeps_the_end_of_the_prompt(build: Any, tokenizer: Tokenizer) -> None:
     prompt = " ".join(str(number) for number in range(400))
     request = build({"prompt": prompt, "handle_long_generation": "hole"}, max_new_tokens=12)
-    assert len(request.prompt_ids) == 500
-    assert tokenizer.decode(list(request.prompt_ids)).endswith("398 399")
+    assert len(request.prompt_token_ids) == 500
+    assert tokenizer.decode(list(request.prompt_token_ids)).endswith("398 399")
     assert request.max_length == 512
 
 
 def test_hole_leaves_a_prompt_that_fits_alone(build: Any) -> None:
-    assert build({"handle_long_generation": "hole"}).prompt_ids == build({}).prompt_ids
+    assert build({"handle_long_generation": "hole"}).prompt_token_ids == build({}).prompt_token_ids
 
 
 def test_tags_in_a_prompt_are_control_tokens(build: Any, tokenizer: Tokenizer) -> None:
-    assert tokenizer.encode("<|end|>")[0] in build({"prompt": "a<|end|>b"}).prompt_ids
+    assert tokenizer.encode("<|end|>")[0] in build({"prompt": "a<|end|>b"}).prompt_token_ids
 
 
 def test_tags_in_a_message_are_text(tokenizer: Tokenizer) -> None:

@@ -252,7 +252,7 @@ def test_the_model_is_listed(client: openai.OpenAI) -> None:
     (model,) = client.models.list()
     assert model.id == "demo"
     told = client.models.retrieve("demo").model_dump()
-    assert (told["max_model_len"], told["answers_depend_on_company"]) == (512, False)
+    assert (told["max_model_len"], told["batch_invariant"]) == (512, True)
 
 
 @pytest.mark.parametrize(

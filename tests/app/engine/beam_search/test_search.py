@@ -7,13 +7,15 @@ import torch
 from transformers import GenerationConfig, Phi3ForCausalLM
 
 from app.engine.beam_search.search import BeamSearch
-from app.engine.request import CancelledError, Event, Finished, GenerationRequest
+from app.engine.exceptions import CancelledError
+from app.engine.request import GenerationRequest
+from app.engine.stream import Event, Finished
 from tests.support import tiny
-from tests.support.requests import ids, request
+from tests.support.requests import beams, request, token_ids
 
 PROMPT = [1, 5, 17, 9, 33, 12]
-BEAMS: dict[str, Any] = {"num_beams": 4}
-GROUPS = BEAMS | {"num_beam_groups": 2, "diversity_penalty": 1.0}
+BEAMS: dict[str, Any] = {"beam_search": beams(4)}
+GROUPS: dict[str, Any] = {"beam_search": beams(4, num_beam_groups=2, diversity_penalty=1.0)}
 
 
 @pytest.fixture(scope="module")
@@ -21,30 +23,30 @@ def model() -> Phi3ForCausalLM:
     return tiny.golden()
 
 
-def run(model: Phi3ForCausalLM, wanted: GenerationRequest) -> list[Event]:
+def run(model: Phi3ForCausalLM, request_: GenerationRequest) -> list[Event]:
     events: list[Event] = []
-    BeamSearch(model)(wanted, events.append, lambda: False)
+    BeamSearch(model)(request_, events.append, lambda: False)
     return events
 
 
-def test_answers_are_those_of_the_library(model: Phi3ForCausalLM) -> None:
+def test_beams_are_those_of_transformers(model: Phi3ForCausalLM) -> None:
     prompt = torch.tensor([PROMPT])
     config = GenerationConfig(num_beams=4, max_new_tokens=20, do_sample=False, eos_token_id=[4], pad_token_id=0)
     theirs = model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=config)
-    assert ids(run(model, request(PROMPT, 20, ends=(4,), **BEAMS))) == theirs[0, len(PROMPT) :].tolist()
+    assert token_ids(run(model, request(PROMPT, 20, eos=(4,), **BEAMS))) == theirs[0, len(PROMPT) :].tolist()
 
 
 @pytest.mark.parametrize("kwargs", [BEAMS, GROUPS], ids=["beams", "groups"])
-def test_every_answer_ends_once_and_says_why(model: Phi3ForCausalLM, kwargs: dict[str, Any]) -> None:
-    events = run(model, request(PROMPT, 20, ends=(4, 5), num_return_sequences=4, **kwargs))
+def test_each_beam_finishes_once_with_its_reason(model: Phi3ForCausalLM, kwargs: dict[str, Any]) -> None:
+    events = run(model, request(PROMPT, 20, eos=(4, 5), n=4, **kwargs))
     for sequence in range(4):
         own = [event for event in events if event.sequence == sequence]
-        stopped = ids(own, sequence)[-1] in (4, 5)
+        stopped = token_ids(own, sequence)[-1] in (4, 5)
         assert own.index(Finished(sequence, "stop" if stopped else "length")) == len(own) - 1
 
 
 @pytest.mark.parametrize("kwargs", [BEAMS, GROUPS], ids=["beams", "groups"])
-def test_a_cancelled_search_is_left_at_the_next_step(model: Phi3ForCausalLM, kwargs: dict[str, Any]) -> None:
+def test_cancelled_search_stops_at_the_next_step(model: Phi3ForCausalLM, kwargs: dict[str, Any]) -> None:
     steps = 0
 
     def cancelled() -> bool:
@@ -57,7 +59,7 @@ def test_a_cancelled_search_is_left_at_the_next_step(model: Phi3ForCausalLM, kwa
     assert steps <= 3 + 2
 
 
-def test_drawn_beams_repeat_with_their_seed(model: Phi3ForCausalLM) -> None:
-    drawn = BEAMS | {"do_sample": True, "top_k": 0, "temperature": 5.0}
-    answers = [ids(run(model, request(PROMPT, 12, seed=seed, **drawn))) for seed in (1, 1, 2)]
+def test_sampled_beams_repeat_with_their_seed(model: Phi3ForCausalLM) -> None:
+    sampled = BEAMS | {"temperature": 5.0}
+    answers = [token_ids(run(model, request(PROMPT, 12, seed=seed, **sampled))) for seed in (1, 1, 2)]
     assert answers[0] == answers[1] != answers[2]

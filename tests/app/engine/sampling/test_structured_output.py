@@ -1,6 +1,5 @@
-"""Answers of a given form, chosen from scores that want something else."""
+"""Outputs that match a grammar, sampled from logits that prefer something else."""
 
-import dataclasses
 import json
 import random
 from pathlib import Path
@@ -11,19 +10,20 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Phi3ForCausalLM
 
-from app.engine.request import Form, InvalidScoresError
-from app.engine.sampling.sampler import Choice, Chooser, choose
-from app.engine.sampling.structured_output import Grammars, SchemaError
+from app.engine.exceptions import InvalidLogitsError
+from app.engine.sampling.sampler import SampledToken, Sampler, sample
+from app.engine.sampling.structured_output import GrammarCompiler, SchemaError
+from app.engine.sampling_params import Grammar
 from app.tokenizer import Tokenizer
 from tests.support import tiny
 from tests.support.requests import request
 
 # Choices of schemas, not secrets.
 # ruff: noqa: S311
-VOCABULARY = 49152
+VOCAB_SIZE = 49152
 ENDS = (0, 2)
 MOST_TOKENS = 400
-NONSENSE = torch.randn(64, VOCABULARY, generator=torch.Generator().manual_seed(0))
+NONSENSE = torch.randn(64, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,8 @@ def tokenizer(demo: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def grammars(tokenizer: Tokenizer) -> Grammars:
-    return Grammars(tokenizer.to_json(), VOCABULARY, ENDS)
+def grammars(tokenizer: Tokenizer) -> GrammarCompiler:
+    return GrammarCompiler(tokenizer.to_json(), VOCAB_SIZE, ENDS)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def model() -> Phi3ForCausalLM:
 
 
 def schema(chance: random.Random, depth: int = 0) -> dict[str, Any]:
-    """A schema of bounded answers."""
+    """Return a random schema whose outputs have a bounded length."""
     kinds = ["string", "integer", "number", "boolean", "null", "enum", "const"]
     kind = chance.choice(kinds + (["object", "object", "array", "anyOf"] if depth < 2 else []))
     match kind:
@@ -70,45 +70,47 @@ def schema(chance: random.Random, depth: int = 0) -> dict[str, Any]:
     return {"type": kind}
 
 
-def answer(model: Phi3ForCausalLM, form: Form, seed: int) -> tuple[list[int], bool]:
-    """Tokens drawn from scores without sense, and whether an end token came."""
-    wanted = dataclasses.replace(request([1], MOST_TOKENS, ENDS, do_sample=True, top_k=0, seed=seed), form=form)
-    chooser = Chooser(model, wanted, 0, seed)
-    ids: list[int] = []
-    while len(ids) < MOST_TOKENS:
-        (choice,) = choose(NONSENSE[[(seed + len(ids)) % len(NONSENSE)]], [chooser])
-        assert isinstance(choice, Choice)
-        if choice.token in ENDS:
-            return ids, True
-        chooser.append(choice.token)
-        ids.append(choice.token)
-    return ids, False
+def generate(model: Phi3ForCausalLM, grammar: Grammar, seed: int) -> tuple[list[int], bool]:
+    """Sample from random logits, and return the tokens and whether an EOS token came."""
+    wanted = request([1], MOST_TOKENS, ENDS, temperature=1.0, seed=seed, grammar=grammar)
+    sampler = Sampler(model, wanted, 0, seed)
+    output: list[int] = []
+    while len(output) < MOST_TOKENS:
+        (sampled,) = sample(NONSENSE[[(seed + len(output)) % len(NONSENSE)]], [sampler])
+        assert isinstance(sampled, SampledToken)
+        if sampled.token_id in ENDS:
+            return output, True
+        sampler.append(sampled.token_id)
+        output.append(sampled.token_id)
+    return output, False
 
 
-def test_answers_to_200_schemas_are_valid(model: Phi3ForCausalLM, grammars: Grammars, tokenizer: Tokenizer) -> None:
+def test_outputs_for_200_schemas_are_valid(
+    model: Phi3ForCausalLM, grammars: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
     valid = 0
     for seed in range(200):
         wanted = schema(random.Random(seed))
-        ids, ended = answer(model, grammars.json(wanted), seed)
+        output, ended = generate(model, grammars.compile_json_schema(wanted), seed)
         assert ended, wanted
-        jsonschema_rs.validate(wanted, json.loads(tokenizer.decode(ids)))
+        jsonschema_rs.validate(wanted, json.loads(tokenizer.decode(output)))
         valid += 1
     assert valid == 200
 
 
-def test_a_form_begins_anew_for_each_sequence(model: Phi3ForCausalLM, grammars: Grammars) -> None:
-    form = grammars.json({"type": "integer", "minimum": 10, "maximum": 99})
-    assert [answer(model, form, seed)[1] for seed in (1, 2, 1)] == [True] * 3
-    assert answer(model, form, 1) == answer(model, form, 1)
+def test_fork_restarts_the_grammar_for_each_sequence(model: Phi3ForCausalLM, grammars: GrammarCompiler) -> None:
+    grammar = grammars.compile_json_schema({"type": "integer", "minimum": 10, "maximum": 99})
+    assert [generate(model, grammar, seed)[1] for seed in (1, 2, 1)] == [True] * 3
+    assert generate(model, grammar, 1) == generate(model, grammar, 1)
 
 
-def test_any_object_can_be_asked_for(grammars: Grammars, tokenizer: Tokenizer) -> None:
-    form = grammars.json({"type": "object"}).begin()
-    scores = torch.zeros(1, VOCABULARY)
+def test_grammar_of_any_object_starts_with_a_brace(grammars: GrammarCompiler, tokenizer: Tokenizer) -> None:
+    grammar = grammars.compile_json_schema({"type": "object"}).fork()
+    logits = torch.zeros(1, VOCAB_SIZE)
     (brace,) = tokenizer.encode("{")
-    assert form.exclude(scores)[0, brace] == 0
-    assert form.exclude(scores)[0, [*ENDS, *tokenizer.encode("a")]].tolist() == [-torch.inf] * 3
-    assert scores.eq(0).all()
+    assert grammar.mask_logits(logits)[0, brace] == 0
+    assert grammar.mask_logits(logits)[0, [*ENDS, *tokenizer.encode("a")]].tolist() == [-torch.inf] * 3
+    assert logits.eq(0).all()
 
 
 @pytest.mark.parametrize(
@@ -118,23 +120,27 @@ def test_any_object_can_be_asked_for(grammars: Grammars, tokenizer: Tokenizer) -
         ({"$ref": "#/nowhere"}, "does not exist"),
         ({"type": "object", "unevaluatedProperties": False}, "unevaluatedProperties"),
         ({"unevaluatedProperties": False, "x-guidance": {"lenient": True}}, "unevaluatedProperties"),
-        ({"type": "string", "pattern": "("}, "cannot be served"),
+        ({"type": "string", "pattern": "("}, "not supported"),
     ],
     ids=str,
 )
-def test_a_schema_that_cannot_be_held_to_is_refused(grammars: Grammars, wanted: dict[str, Any], said: str) -> None:
+def test_unsupported_schema_raises_with_the_reason(
+    grammars: GrammarCompiler, wanted: dict[str, Any], said: str
+) -> None:
     with pytest.raises(SchemaError, match=said):
-        grammars.json(wanted)
+        grammars.compile_json_schema(wanted)
 
 
-def test_a_row_that_cannot_go_on_leaves_the_others_alone(model: Phi3ForCausalLM, grammars: Grammars) -> None:
-    form = grammars.json({"type": "integer"})
-    broken = Chooser(model, dataclasses.replace(request([1], 8), form=form), 0, 0)
+def test_row_with_a_broken_grammar_does_not_affect_the_others(
+    model: Phi3ForCausalLM, grammars: GrammarCompiler
+) -> None:
+    grammar = grammars.compile_json_schema({"type": "integer"})
+    broken = Sampler(model, request([1], 8, grammar=grammar), 0, 0)
     broken.append(9999)
-    others = [Chooser(model, request([1], 8), number, 0) for number in range(2)]
-    scores = torch.randn(3, VOCABULARY, generator=torch.Generator().manual_seed(0))
-    first, error, last = choose(scores.clone(), [others[0], broken, others[1]])
-    assert isinstance(error, InvalidScoresError)
-    assert isinstance(first, Choice)
-    assert isinstance(last, Choice)
-    assert [first.token, last.token] == scores[[0, 2]].argmax(-1).tolist()
+    others = [Sampler(model, request([1], 8), number, 0) for number in range(2)]
+    logits = torch.randn(3, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
+    first, error, last = sample(logits.clone(), [others[0], broken, others[1]])
+    assert isinstance(error, InvalidLogitsError)
+    assert isinstance(first, SampledToken)
+    assert isinstance(last, SampledToken)
+    assert [first.token_id, last.token_id] == logits[[0, 2]].argmax(-1).tolist()

@@ -1,4 +1,4 @@
-"""The check whether company matters."""
+"""The probe for batch invariance."""
 
 from pathlib import Path
 
@@ -6,13 +6,14 @@ import pytest
 import torch
 from transformers import Phi3ForCausalLM
 
-from app.engine.kv_cache import KeyValueCache, cache_for
-from app.engine.model_runner.eager import Decoder, Span
-from app.engine.model_runner.packed_linear import division, pack
-from app.engine.scheduler import PROMPT_TOKENS
-from app.engine.startup.batch_invariance import invariant
-from app.engine.startup.load import load
+from app.engine.batch import ScheduledChunk
+from app.engine.kv_cache.manager import KVCacheManager, kv_cache_for
+from app.engine.model_runner.eager import EagerRunner
+from app.engine.model_runner.packed_linear import find_row_limits, pack
+from app.engine.startup.batch_invariance import Probe
 from tests.support import tiny
+from tests.support.engine import MAX_PREFILL_TOKENS
+from tests.support.requests import load
 
 
 @pytest.fixture
@@ -23,32 +24,36 @@ def model() -> Phi3ForCausalLM:
 
 
 @pytest.fixture
-def cache(model: Phi3ForCausalLM) -> KeyValueCache:
-    return cache_for(model, 10_000)
+def cache(model: Phi3ForCausalLM) -> KVCacheManager:
+    return kv_cache_for(model, 10_000)
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 16, 64])
-def test_packed_products_pass(model: Phi3ForCausalLM, cache: KeyValueCache, concurrency: int) -> None:
-    assert invariant(Decoder(model, cache), cache, 48, concurrency)
-    assert cache.reserved == 0
+def test_packed_linear_layers_are_batch_invariant(
+    model: Phi3ForCausalLM, cache: KVCacheManager, concurrency: int
+) -> None:
+    assert Probe(cache, 48).is_batch_invariant(EagerRunner(model, cache.storage), concurrency, MAX_PREFILL_TOKENS)
+    assert cache.num_reserved == 0
 
 
 @pytest.mark.parametrize("size", [2, 3, 16])
-def test_a_pass_that_rounds_otherwise_for_some_number_of_rows_is_found(
-    model: Phi3ForCausalLM, cache: KeyValueCache, size: int
+def test_probe_detects_a_batch_size_that_rounds_differently(
+    model: Phi3ForCausalLM, cache: KVCacheManager, size: int
 ) -> None:
-    decode = Decoder(model, cache)
+    run = EagerRunner(model, cache.storage)
 
-    def otherwise(spans: list[Span]) -> torch.Tensor:
-        scores = decode(spans)
-        return torch.nextafter(scores, scores + 1) if len(spans) == size else scores
+    def otherwise(chunks: list[ScheduledChunk]) -> torch.Tensor:
+        logits = run(chunks)
+        return torch.nextafter(logits, logits + 1) if len(chunks) == size else logits
 
-    assert not invariant(otherwise, cache, 48, concurrency=16)
+    assert not Probe(cache, 48).is_batch_invariant(otherwise, 16, MAX_PREFILL_TOKENS)
 
 
-def test_on_this_machine_the_division_of_rows_is_needed_where_it_is_made_and_enough(demo: Path) -> None:
+def test_row_limits_of_this_machine_are_necessary_and_sufficient(demo: Path) -> None:
     model = load(demo, "bfloat16", 512).model
-    divided = division(model, pack(model), 16, PROMPT_TOKENS + 16)
-    cache = cache_for(model, 2000)
-    assert invariant(Decoder(model, cache, divided), cache, model.config.vocab_size, 16)
-    assert invariant(Decoder(model, cache), cache, model.config.vocab_size, 16) == (divided is None)
+    limits = find_row_limits(model, pack(model), 16, MAX_PREFILL_TOKENS + 16)
+    cache = kv_cache_for(model, 2000)
+    probe = Probe(cache, model.config.vocab_size)
+    assert probe.is_batch_invariant(EagerRunner(model, cache.storage, limits), 16, MAX_PREFILL_TOKENS)
+    unlimited = EagerRunner(model, cache.storage)
+    assert probe.is_batch_invariant(unlimited, 16, MAX_PREFILL_TOKENS) == (limits is None)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from app.engine.request import LoadError
-from app.engine.startup.load import load
+from app.engine.exceptions import LoadError
+from tests.support.requests import load
 
 
-def test_a_checkpoint_gives_its_facts_and_tells_of_progress(tiny_model: Path) -> None:
+def test_checkpoint_loads_with_its_properties_and_progress_in_the_log(tiny_model: Path) -> None:
     with capture_logs() as lines:
         loaded = load(tiny_model, "float32", None)
-    assert (loaded.context, loaded.vocabulary) == (8192, 49152)
+    assert (loaded.context, loaded.vocab_size) == (8192, 49152)
     assert (loaded.eos_token_ids, loaded.pad_token_id) == ((0, 2), 0)
     assert loaded.model.dtype == torch.float32
     assert not loaded.model.training
@@ -23,21 +23,21 @@ def test_a_checkpoint_gives_its_facts_and_tells_of_progress(tiny_model: Path) ->
     assert progress[-1]["done"] == progress[-1]["total"] > 0
 
 
-def test_the_context_can_be_set_lower(tiny_model: Path) -> None:
+def test_max_context_lowers_the_context(tiny_model: Path) -> None:
     assert load(tiny_model, "float32", 100).context == 100
 
 
-def test_the_type_is_what_is_asked_for(tiny_model: Path) -> None:
+def test_dtype_setting_is_respected(tiny_model: Path) -> None:
     assert load(tiny_model, "bfloat16", None).model.dtype == torch.bfloat16
 
 
-def test_auto_takes_a_type_that_was_measured_on_a_cpu(tiny_model: Path) -> None:
+def test_auto_dtype_is_the_faster_one_on_a_cpu(tiny_model: Path) -> None:
     with capture_logs() as lines:
         loaded = load(tiny_model, "auto", None)
     if torch.cuda.is_available():
         assert loaded.model.dtype == torch.bfloat16
         return
-    (measured,) = (line for line in lines if line["event"] == "measured types")
+    (measured,) = (line for line in lines if line["event"] == "compared dtypes")
     faster = min(("float32", "bfloat16"), key=lambda name: measured[name])
     assert str(loaded.model.dtype) == f"torch.{faster}"
 
@@ -50,13 +50,13 @@ def changed(tiny_model: Path, folder: Path, file: str, **values: object) -> Path
     return folder
 
 
-def test_a_model_of_another_kind_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+def test_model_of_another_architecture_raises(tiny_model: Path, tmp_path: Path) -> None:
     folder = changed(tiny_model, tmp_path, "config.json", model_type="llama")
     with pytest.raises(LoadError, match="llama"):
         load(folder, "float32", None)
 
 
-def test_a_single_end_token_and_no_pad_are_understood(tiny_model: Path, tmp_path: Path) -> None:
+def test_single_eos_token_without_pad_token_is_supported(tiny_model: Path, tmp_path: Path) -> None:
     folder = changed(tiny_model, tmp_path, "generation_config.json", eos_token_id=2, pad_token_id=None)
     loaded = load(folder, "float32", None)
     assert (loaded.eos_token_ids, loaded.pad_token_id) == ((2,), 2)

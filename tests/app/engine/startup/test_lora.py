@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Phi3ForCausalLM
 
-from app.engine.request import LoadError
-from app.engine.startup.load import load
-from app.engine.startup.lora import find, merge
+from app.engine.exceptions import LoadError
+from app.engine.startup.lora import find_adapters, merge_adapter
+from tests.support.requests import load
 from tools.harness.server import running
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -64,12 +64,12 @@ def logits(model: Any) -> torch.Tensor:
         (torch.bfloat16, {"target_modules": ["embed_tokens", "lm_head"]}),
     ],
 )
-def test_one_adapter_gives_the_bits_of_pefts_own_merge(
+def test_single_adapter_merges_to_the_bits_of_peft(
     adapter: Write, tiny_model: Path, settings: dict[str, Any], dtype: torch.dtype
 ) -> None:
     folder = adapter("french", **settings)
     own = peft.PeftModel.from_pretrained(base(tiny_model, dtype), str(folder)).merge_and_unload()
-    loaded = load(tiny_model, "float32" if dtype == torch.float32 else "bfloat16", None, folder.parent)
+    loaded = load(tiny_model, "float32" if dtype == torch.float32 else "bfloat16", adapters_dir=folder.parent)
     assert loaded.adapters == {"french": 1.0}
     weights = loaded.model.state_dict()
     assert weights.keys() == own.state_dict().keys()
@@ -77,18 +77,18 @@ def test_one_adapter_gives_the_bits_of_pefts_own_merge(
     assert not torch.allclose(logits(loaded.model), logits(base(tiny_model, dtype)), atol=0.1)
 
 
-def test_several_with_weights_give_what_pefts_exact_combination_gives(adapter: Write, tiny_model: Path) -> None:
+def test_weighted_adapters_merge_as_pefts_exact_combination(adapter: Write, tiny_model: Path) -> None:
     french, polite = adapter("french", 1), adapter("polite.v2", 2, r=2)
     own = peft.PeftModel.from_pretrained(base(tiny_model), str(french), "a")
     own.load_adapter(str(polite), "b")
     own.add_weighted_adapter(["a", "b"], [0.5, 1.5], "both", combination_type="cat")
     own.set_adapter("both")
-    loaded = load(tiny_model, "float32", None, french.parent, {"french": 0.5, "polite.v2": 1.5})
+    loaded = load(tiny_model, adapters_dir=french.parent, adapter_weights={"french": 0.5, "polite.v2": 1.5})
     assert loaded.adapters == {"french": 0.5, "polite.v2": 1.5}
     torch.testing.assert_close(logits(loaded.model), logits(own), atol=1e-4, rtol=1e-5)
 
 
-def test_the_server_answers_with_what_was_merged(adapter: Write, tiny_model: Path) -> None:
+def test_server_generates_with_merged_adapters(adapter: Write, tiny_model: Path) -> None:
     folder = adapter("french")
     own: Any = peft.PeftModel.from_pretrained(base(tiny_model), str(folder))
     flags = ("--adapters-dir", str(folder.parent), "--adapter-weights", "french=1")
@@ -101,46 +101,46 @@ def test_the_server_answers_with_what_was_merged(adapter: Write, tiny_model: Pat
     assert answer["choices"][0]["text"] == load(tiny_model, "float32", None).tokenizer.decode(ids.tolist())
 
 
-def test_a_folder_without_adapters_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match=r"holds no adapter.*adapter_model\.safetensors"):
-        find(tmp_path, {})
+def test_directory_without_adapters_raises(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"has no adapters.*adapter_model\.safetensors"):
+        find_adapters(tmp_path, {})
 
 
-def test_an_adapter_in_place_of_the_folder_above_it_is_refused(adapter: Write) -> None:
-    with pytest.raises(LoadError, match="is an adapter itself"):
-        find(adapter("french"), {})
+def test_adapter_instead_of_its_parent_directory_raises(adapter: Write) -> None:
+    with pytest.raises(LoadError, match="is itself an adapter"):
+        find_adapters(adapter("french"), {})
 
 
-def test_a_weight_for_no_adapter_is_refused_with_the_names_there_are(adapter: Write) -> None:
-    with pytest.raises(LoadError, match=r"names german; the adapters in .* are french"):
-        find(adapter("french").parent, {"german": 1})
+def test_weight_of_an_unknown_adapter_raises_with_the_known_names(adapter: Write) -> None:
+    with pytest.raises(LoadError, match=r"names german; the adapters in .* are: french"):
+        find_adapters(adapter("french").parent, {"german": 1})
 
 
-def test_weights_without_adapters_are_refused() -> None:
-    with pytest.raises(LoadError, match="without CHAT_ADAPTERS_DIR"):
-        find(None, {"french": 1})
+def test_adapter_weights_without_adapters_dir_raise() -> None:
+    with pytest.raises(LoadError, match="needs CHAT_ADAPTERS_DIR"):
+        find_adapters(None, {"french": 1})
 
 
-def test_files_beside_the_adapters_are_left_alone(adapter: Write) -> None:
+def test_files_next_to_adapters_are_ignored(adapter: Write) -> None:
     folder = adapter("french").parent
     (folder / "lost+found").mkdir()
     (folder / "README.md").touch()
-    assert find(folder, {}) == {"french": 1.0}
+    assert find_adapters(folder, {}) == {"french": 1.0}
 
 
-def test_pickled_weights_are_never_read(adapter: Write) -> None:
+def test_pickled_adapter_weights_are_never_read(adapter: Write) -> None:
     folder = adapter("french")
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(LoadError, match=r"has no adapter_model\.safetensors"):
-        find(folder.parent, {})
+        find_adapters(folder.parent, {})
 
 
-def test_weights_that_cannot_be_read_are_named_with_the_reason(adapter: Write) -> None:
+def test_unreadable_adapter_weights_raise_with_the_reason(adapter: Write) -> None:
     folder = adapter("french")
     (folder / "adapter_model.safetensors").unlink()
     (folder / "adapter_model.safetensors").mkdir()
-    with pytest.raises(LoadError, match=r"adapter_model\.safetensors cannot be read by user \d+: Is a directory"):
-        find(folder.parent, {})
+    with pytest.raises(LoadError, match=r"adapter_model\.safetensors is not readable for user \d+: Is a directory"):
+        find_adapters(folder.parent, {})
 
 
 @pytest.mark.parametrize(
@@ -160,36 +160,38 @@ def test_weights_that_cannot_be_read_are_named_with_the_reason(adapter: Write) -
         ({"r": 5}, "cannot be merged.*size mismatch"),
     ],
 )
-def test_what_is_not_served_is_named(adapter: Write, tiny_model: Path, settings: dict[str, Any], named: str) -> None:
+def test_unsupported_adapter_field_raises_with_its_name(
+    adapter: Write, tiny_model: Path, settings: dict[str, Any], named: str
+) -> None:
     folder = adapter("french")
     config = folder / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | settings))
     with pytest.raises(LoadError, match=f"(?s){named}"):
-        merge(base(tiny_model), folder, 1)
+        merge_adapter(base(tiny_model), folder, 1)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"peft_type": "LORA", "task_type": 3}'])
-def test_a_broken_configuration_is_named(adapter: Write, content: str) -> None:
+def test_broken_adapter_configuration_raises_with_its_path(adapter: Write, content: str) -> None:
     folder = adapter("french")
     (folder / "adapter_config.json").write_text(content)
-    with pytest.raises(LoadError, match=r"adapter_config\.json is not the configuration of an adapter"):
-        find(folder.parent, {})
+    with pytest.raises(LoadError, match=r"adapter_config\.json is not a valid adapter configuration"):
+        find_adapters(folder.parent, {})
 
 
-def test_broken_weights_are_named(adapter: Write, tiny_model: Path) -> None:
+def test_broken_adapter_weights_raise_with_the_adapter(adapter: Write, tiny_model: Path) -> None:
     folder = adapter("french")
     file = folder / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(LoadError, match="french cannot be merged into this model"):
-        merge(base(tiny_model), folder, 1)
+        merge_adapter(base(tiny_model), folder, 1)
 
 
-def test_weights_that_are_no_numbers_are_named(adapter: Write, tiny_model: Path) -> None:
+def test_adapter_with_non_finite_weights_raises(adapter: Write, tiny_model: Path) -> None:
     file = adapter("french") / "adapter_model.safetensors"
     content = load_file(file)
     next(iter(content.values())).fill_(torch.nan)
     save_file(content, file)
     with pytest.raises(
-        LoadError, match=r"Merging the adapter .*french, 1 times, gives weights that are no finite numbers"
+        LoadError, match=r"Merging the adapter .*french with weight 1 gives weights that are not finite"
     ):
-        merge(base(tiny_model), file.parent, 1)
+        merge_adapter(base(tiny_model), file.parent, 1)
