@@ -1,6 +1,6 @@
-"""Weights from a hub into a registry: this pipeline beside a bare copy, buildah and oras, on the same shards.
+"""Compares this pipeline with a bare copy, buildah and oras: the same weights from a hub into a registry.
 
-Then the next version of the server on the same weights: to publish, and on a node.
+Then measures a new version of the server on the same weights: its publication, and its pull by a node.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,19 +25,19 @@ import psutil
 from benchmarks import images_release
 from benchmarks.machine import about
 from benchmarks.page import put
-from images.catalogue import find
-from images.oci import reference
-from images.oci.store import require
+from checkpoints.catalogue import get_model
+from images.oci.reference import parse_reference
+from images.oci.store import get_image_manifest
 from tools.harness.registry import registry
 
 ROOT = Path(__file__).resolve().parents[1]
-MODEL = find("mini-4k")
+MODEL = get_model("mini-4k")
 CONNECTIONS = "2"
 
 
 @dataclass
 class Result:
-    """Seconds, most MiB of memory of all processes, GB that were on the disk at once, and MB that were sent."""
+    """Seconds, the peak memory of all processes in MiB, the peak disk usage in GB, and the data sent in MB."""
 
     name: str
     seconds: float
@@ -47,36 +47,37 @@ class Result:
 
 
 def main() -> None:
-    """Measure, and write the table."""
+    """Measure, and write the section of the page."""
     parser = argparse.ArgumentParser(prog="scripts/bench images", description=__doc__)
     parser.add_argument("--shards", type=int, default=4, help="number of shards (%(default)s)")
-    parser.add_argument("--shard-mb", type=int, default=512, help="MB of each (%(default)s)")
-    parser.add_argument("--runs", type=int, default=2, help="of each; the fastest counts (%(default)s)")
+    parser.add_argument("--shard-mb", type=int, default=512, help="size of a shard in MB (%(default)s)")
+    parser.add_argument("--runs", type=int, default=2, help="runs of each tool; the fastest counts (%(default)s)")
     options = parser.parse_args()
     machine = about("images", packages=("httpx", "huggingface-hub"))
     subprocess.run([ROOT / "scripts/packages", "buildah", "docker-registry"], check=True)
     subprocess.run([ROOT / "scripts/tools", "oras"], check=True)
-    with tempfile.TemporaryDirectory(prefix="phi3-bench-") as folder:
-        results, pulls = measure(Path(folder), options.shards, options.shard_mb * 1_000_000, options.runs)
+    with tempfile.TemporaryDirectory(prefix="phi3-bench-") as directory:
+        results, pulls = measure(Path(directory), options.shards, options.shard_mb * 1_000_000, options.runs)
     about_nodes = images_release.table(pulls)
     put("images", f"{machine}\n\n{table(results, options.shards, options.shard_mb)}\n\n{about_nodes}")
 
 
-def measure(folder: Path, shards: int, size: int, runs: int) -> tuple[list[Result], list[images_release.Pull]]:
-    """Run everything against one hub and one registry."""
-    weights = folder / "weights"
-    make(weights, shards, size)
-    with hub(weights) as address, registry(folder / "registry") as host:
-        bench = Bench(folder, address, host)
+def measure(directory: Path, shards: int, size: int, runs: int) -> tuple[list[Result], list[images_release.Pull]]:
+    """Run all tools against one hub and one registry."""
+    weights = directory / "weights"
+    write_shards(weights, shards, size)
+    with hub(weights) as address, registry(directory / "registry") as host:
+        bench = Bench(directory, address, host)
         bench.images("lock", MODEL.name)
-        ways = {
+        actions: dict[str, Callable[[], None]] = {
             "phi3": bench.phi3,
             "a bare copy through SHA-256 twice": bench.bare,
             "buildah build + push": bench.buildah,
             "oras push": bench.oras,
         }
         results = [
-            min((run(bench, name, way) for _ in range(runs)), key=lambda one: one.seconds) for name, way in ways.items()
+            min((run(bench, name, action) for _ in range(runs)), key=lambda result: result.seconds)
+            for name, action in actions.items()
         ]
         bench.clear()
         bench.phi3()
@@ -85,31 +86,31 @@ def measure(folder: Path, shards: int, size: int, runs: int) -> tuple[list[Resul
         bench.compose("1")
         results.append(run(bench, "phi3, a new version of the server", lambda: bench.compose("2"), clear=False))
         for tag in ("1", "2"):
-            image, target = (reference.parse(f"{host}/{name}:{tag}") for name in ("phi3", "runtime-first"))
-            blobs = [reference.parse(f"{host}/phi3").store, target.store]
-            for layer in require(image.store, tag).content["layers"]:
-                blobs[1].borrow(layer["digest"], layer["size"], blobs[0])
+            image, target = (parse_reference(f"{host}/{name}:{tag}") for name in ("phi3", "runtime-first"))
+            blobs = [parse_reference(f"{host}/phi3").store, target.store]
+            for layer in get_image_manifest(image.store, tag).content["layers"]:
+                blobs[1].mount_blob(layer["digest"], layer["size"], blobs[0])
             images_release.reorder(image, target, shards + 1)
         pulls = [
             images_release.pull(name, f"{host}/{repository}", size_of)
             for name, repository in (("weights first", "phi3"), ("runtime first", "runtime-first"))
         ]
-        # Last, since it fills the disk.
+        # Last, because it fills the disk.
         bench.buildah_release("1")
         name = "buildah build + push, a new version of the server"
         results.append(run(bench, name, lambda: bench.buildah_release("2"), clear=False))
         return results, pulls
 
 
-def run(bench: "Bench", name: str, way: object, *, clear: bool = True) -> Result:
-    """Measure one way to bring the weights into the registry."""
+def run(bench: "Bench", name: str, action: Callable[[], None], *, clear: bool = True) -> Result:
+    """Measure one way to copy the weights into the registry."""
     if clear:
         bench.clear()
     before = bench.stored()
     os.sync()
     watch = Watch(bench.work)
     begin = time.monotonic()
-    way()  # type: ignore[operator]
+    action()
     seconds = time.monotonic() - begin
     memory, disk = watch.stop()
     result = Result(name, seconds, memory, disk, (bench.stored() - before) / 1e6)
@@ -118,49 +119,49 @@ def run(bench: "Bench", name: str, way: object, *, clear: bool = True) -> Result
 
 
 class Bench:
-    """The ways, and the folder that they may fill."""
+    """The tools to compare, and the directory that they work in."""
 
-    def __init__(self, folder: Path, hub: str, host: str) -> None:
-        self.work = folder / "work"
-        self._folder, self._hub, self._host = folder, hub, host
-        self._lock = folder / "lock.json"
+    def __init__(self, directory: Path, hub: str, host: str) -> None:
+        self.work = directory / "work"
+        self._directory, self._hub, self._host = directory, hub, host
+        self._lock = directory / "lock.json"
         self._base = [sys.executable, "-m"]
 
     def clear(self) -> None:
-        """Begin anew, on either side."""
-        for path in (self.work, self._folder / "registry/files/docker"):
+        """Delete the files of earlier runs, here and in the registry."""
+        for path in (self.work, self._directory / "registry/files/docker"):
             shutil.rmtree(path, ignore_errors=True)
         self.work.mkdir()
 
     def stored(self) -> int:
-        """Return the bytes that the registry has."""
-        return size_of(self._folder / "registry/files")
+        """Return the bytes that the registry stores."""
+        return size_of(self._directory / "registry/files")
 
     def images(self, *arguments: str) -> None:
         """Run a verb of the pipeline."""
         self._run([*self._base, "images", *arguments, "--lock", str(self._lock), "--connections", CONNECTIONS])
 
     def phi3(self) -> None:
-        """Stream."""
+        """Stream the weights with this pipeline."""
         self.images("weights", MODEL.name, f"{self._host}/phi3")
 
     def compose(self, tag: str) -> None:
-        """Put a version of the server on top of the weights."""
+        """Compose a version of the server with the weights."""
         image, server = f"{self._host}/phi3:{tag}", f"{self._host}/runtime:{tag}"
         self._run([*self._base, "images", "compose", MODEL.name, image, "--runtime", server, "--lock", str(self._lock)])
 
     def bare(self) -> None:
-        """Stream with nothing but the hashes."""
+        """Stream the weights with hashing only."""
         hub = self._hub.removeprefix("http://")
         self._run([*self._base, "benchmarks.bare_copy", hub, self._host, str(self._lock), CONNECTIONS])
 
     def buildah(self) -> None:
-        """Download with the hub's client, then build and push, a layer for each shard."""
+        """Download with the hub's client, then build and push with a layer for each shard."""
         self._download()
         self._build("scratch", "buildah:1")
 
     def buildah_release(self, tag: str) -> None:
-        """Build and push the weights, which are there after the first time, on top of a version of the server."""
+        """Build and push the weights on top of a version of the server; only the first call downloads them."""
         if not (self.work / "model").exists():
             self._download()
         self._build(f"{self._host}/runtime:{tag}", f"buildah:{tag}")
@@ -181,36 +182,36 @@ class Bench:
                 subprocess.run(clean, capture_output=True, check=False)
 
     def oras(self) -> None:
-        """Download with the hub's client, then push the files as an artifact, which is no image to run."""
+        """Download with the hub's client, then push the files as an artifact, which cannot be run."""
         self._download()
-        folder = self.work / "model"
-        files = sorted(path.name for path in folder.iterdir() if path.is_file())
-        self._run([str(ROOT / ".tools/bin/oras"), "push", "--plain-http", f"{self._host}/oras:1", *files], folder)
+        directory = self.work / "model"
+        files = sorted(path.name for path in directory.iterdir() if path.is_file())
+        self._run([str(ROOT / ".tools/bin/oras"), "push", "--plain-http", f"{self._host}/oras:1", *files], directory)
 
     def _download(self) -> None:
         code = "import sys; from huggingface_hub import snapshot_download as d; d(sys.argv[1], local_dir=sys.argv[2])"
         self._run([sys.executable, "-c", code, MODEL.repository, str(self.work / "model")])
 
-    def _run(self, command: list[str], folder: Path = ROOT) -> None:
+    def _run(self, command: list[str], directory: Path = ROOT) -> None:
         variables = {"HF_ENDPOINT": self._hub, "HF_HOME": str(self.work / "hub"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         environment = os.environ | variables
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             sys.exit(f"scripts/bench: {command[0]} failed:\n{done.stderr}")
 
 
 class Watch:
-    """Takes the most memory and disk while something runs."""
+    """Records the peak usage of memory and disk."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._memory, self._disk = folder, 0.0, 0.0
+    def __init__(self, directory: Path) -> None:
+        self._directory, self._memory, self._disk = directory, 0.0, 0.0
         self._stopped = threading.Event()
         self._others = {process.pid for process in psutil.Process().children(recursive=True)}
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
 
     def stop(self) -> tuple[float, float]:
-        """Return MiB and GB."""
+        """Stop recording, and return MiB of memory and GB of disk."""
         self._stopped.set()
         self._thread.join()
         return self._memory, self._disk
@@ -225,13 +226,13 @@ class Watch:
                     except psutil.NoSuchProcess:
                         continue
             self._memory = max(self._memory, total / 2**20)
-            self._disk = max(self._disk, size_of(self._folder) / 1e9)
+            self._disk = max(self._disk, size_of(self._directory) / 1e9)
 
 
-def size_of(folder: Path) -> int:
-    """Return the bytes of all files in a folder, each once."""
+def size_of(directory: Path) -> int:
+    """Return the disk usage of a directory in bytes, with hard-linked files counted once."""
     seen: dict[int, int] = {}
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in os.walk(directory):
         for name in names:
             try:
                 found = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - several times faster
@@ -241,25 +242,25 @@ def size_of(folder: Path) -> int:
     return sum(seen.values())
 
 
-def make(folder: Path, shards: int, size: int) -> None:
-    """Write shards of normally distributed bfloat16, which compress as real weights do."""
-    folder.mkdir()
+def write_shards(directory: Path, shards: int, size: int) -> None:
+    """Write shards of normally distributed bfloat16, which compress like real weights."""
+    directory.mkdir()
     random = numpy.random.default_rng(0)
     for number in range(1, shards + 1):
         header = json.dumps({"w": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [0, size]}}).encode()
-        with (folder / f"model-{number:05d}-of-{shards:05d}.safetensors").open("wb") as output:
+        with (directory / f"model-{number:05d}-of-{shards:05d}.safetensors").open("wb") as output:
             output.write(struct.pack("<Q", len(header)) + header)
             for _ in range(size // 2_000_000):
                 values = random.normal(0, 0.02, 1_000_000).astype(numpy.float32)
                 output.write((values.view(numpy.uint32) >> 16).astype(numpy.uint16).tobytes())
     for name in ("config.json", "tokenizer.json", "model.safetensors.index.json"):
-        (folder / name).write_text("{}")
+        (directory / name).write_text("{}")
 
 
 @contextmanager
-def hub(folder: Path) -> Iterator[str]:
-    """Run the hub; yields its address."""
-    command = [sys.executable, "-m", "benchmarks.weights_hub", str(folder), MODEL.repository, MODEL.revision]
+def hub(directory: Path) -> Iterator[str]:
+    """Run the hub, and yield its address."""
+    command = [sys.executable, "-m", "benchmarks.weights_hub", str(directory), MODEL.repository, MODEL.revision]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout  # noqa: S101 - for the type checker
@@ -269,11 +270,11 @@ def hub(folder: Path) -> Iterator[str]:
 
 
 def table(results: list[Result], shards: int, shard_mb: int) -> str:
-    """Return the section."""
+    """Return the table of results."""
     ours = results[0].seconds
     lines = [
         f"{shards} shards of {shard_mb} MB of random bfloat16, {CONNECTIONS} at a time, from a hub to a registry "
-        "(docker-registry 2.8.2), all on this machine. The fastest of the runs of each.",
+        "(docker-registry 2.8.2), all on this machine. Each row is the fastest of several runs.",
         "",
         "| | seconds | of phi3's | memory, MiB | disk, GB | sent, MB |",
         "|---|--:|--:|--:|--:|--:|",
@@ -283,10 +284,10 @@ def table(results: list[Result], shards: int, shard_mb: int) -> str:
         lines.append(f"| {one.name} | {figures} |")
     lines += [
         "",
-        "`buildah` and `oras` have what their users do before: a download with the hub's own client, which is in their "
-        "time. `phi3` checks every file and layer against the lock, asks the registry what it has, and tags an image; "
-        "the bare copy does the two hashes and nothing else. Memory is the highest sum of the resident sets of the "
-        "processes of each, Python's own 15 MiB included.",
+        "The times of `buildah` and `oras` include the download with the hub's own client, which their users need. "
+        "`phi3` verifies every file and layer against the lock file, queries the registry for existing layers, and "
+        "tags an image; the bare copy only computes the two hashes. Memory is the peak sum of the resident sets of all "
+        "processes, including 15 MiB of Python itself.",
     ]
     return "\n".join(lines)
 

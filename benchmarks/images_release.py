@@ -1,4 +1,4 @@
-"""A new version of the server: what it costs to publish, and what it costs a node that has the old one."""
+"""The cost of a new version of the server, for a registry and for a node that has the previous one."""
 
 import os
 import time
@@ -6,81 +6,80 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from images import sbom as bom
-from images.oci import reference
-from images.oci.reference import Reference
-from images.oci.referrers import attach
-from images.oci.store import Manifest, dump, get, put, require
-from images.runtime.inspect import describe
+from images.oci.manifest import Manifest, encode_json
+from images.oci.reference import Reference, parse_reference
+from images.oci.referrers import attach_artifact
+from images.oci.store import get_image_manifest, get_json_blob, push_bytes
+from images.runtime.inspect import inspect_runtime
 from tools.harness.containerd import Containerd
-from tools.harness.images import archive, runtime
+from tools.harness.images import push_runtime, tar_archive
 
 BASE = 64_000_000
 APP = 1_000_000
-"""Bytes of the layers of the server's image; the second changes with each version."""
+"""The sizes in bytes of the layers of the server's image; the second layer changes with each version."""
 
 
 @dataclass
 class Pull:
-    """What a node spends on the new version: seconds, and MB that it fetches and that its disk takes more."""
+    """What a node spends on the new version: seconds, MB downloaded, and MB of additional disk usage."""
 
     name: str
     first_seconds: float
     seconds: float
-    fetched: float
+    downloaded: float
     disk: float
 
 
 def make_runtimes(host: str) -> None:
     """Publish two versions of a server that differ in their last layer."""
-    base = archive({"opt/phi3/base": os.urandom(BASE)})
+    base = tar_archive({"opt/phi3/base": os.urandom(BASE)})
     for tag in ("1", "2"):
-        image = reference.parse(f"{host}/runtime:{tag}")
-        manifest = runtime(image.store, tag, layers=[base, archive({"srv/app": os.urandom(APP)})])
-        attach(image.store, manifest, bom.MEDIA_TYPE, bom.RUNTIME, describe(image))
+        image = parse_reference(f"{host}/runtime:{tag}")
+        manifest = push_runtime(image.store, tag, layers=[base, tar_archive({"srv/app": os.urandom(APP)})])
+        attach_artifact(image.store, manifest, inspect_runtime(image))
 
 
 def reorder(image: Reference, target: Reference, above: int) -> None:
-    """Publish an image with its first `above` layers, the weights, on top of the others, as a Dockerfile has them."""
-    manifest = require(image.store, image.tag)
-    content, config = manifest.content, get(image.store, manifest.content["config"]["digest"])
+    """Publish an image with its first `above` layers, the weights, on top of the others, as a Dockerfile does."""
+    manifest = get_image_manifest(image.store, image.tag)
+    content, config = manifest.content, get_json_blob(image.store, manifest.content["config"]["digest"])
     diff_ids = config["rootfs"]["diff_ids"]
     config["rootfs"]["diff_ids"] = diff_ids[above:] + diff_ids[:above]
     config["history"] = []
     content["layers"] = content["layers"][above:] + content["layers"][:above]
-    body = dump(config)
-    content["config"] |= {"digest": put(target.store, body), "size": len(body)}
-    target.store.tag(target.tag, Manifest(dump(content), manifest.media_type))
+    body = encode_json(config)
+    content["config"] |= {"digest": push_bytes(target.store, body), "size": len(body)}
+    target.store.put_manifest(target.tag, Manifest(encode_json(content), manifest.media_type))
 
 
 def pull(name: str, image: str, size_of: Callable[[Path], int]) -> Pull:
-    """Pull version 1, then version 2, to a node that had neither."""
+    """Pull version 1 and then version 2 to a node that has neither."""
     with Containerd() as node:
         seconds, content, snapshots = [], [], []
         for tag in ("1", "2"):
             os.sync()
-            # Nothing of the first is in memory when the second begins, as on a node that has worked meanwhile.
+            # The page cache of a busy node no longer holds the first version when the second one arrives.
             Path("/proc/sys/vm/drop_caches").write_text("3")
             begin = time.monotonic()
             node.run("images", "pull", "--plain-http", f"{image}:{tag}")
             os.sync()
             seconds.append(time.monotonic() - begin)
-            content.append(size_of(node.folder / "root/io.containerd.content.v1.content"))
-            snapshots.append(size_of(node.folder / "root/io.containerd.snapshotter.v1.overlayfs"))
-        fetched, disk = content[1] - content[0], snapshots[1] - snapshots[0]
-        return Pull(name, seconds[0], seconds[1], fetched / 1e6, disk / 1e6)
+            content.append(size_of(node.directory / "root/io.containerd.content.v1.content"))
+            snapshots.append(size_of(node.directory / "root/io.containerd.snapshotter.v1.overlayfs"))
+        downloaded, disk = content[1] - content[0], snapshots[1] - snapshots[0]
+        return Pull(name, seconds[0], seconds[1], downloaded / 1e6, disk / 1e6)
 
 
 def table(pulls: list[Pull]) -> str:
-    """Return the part of the section on nodes."""
+    """Return the table of the pulls."""
     lines = [
-        "A node (containerd) that has the image of one version and pulls the next, whose last layer, of 1 MB, is "
-        "another. Runtime first is the order that a Dockerfile has, of the same layers.",
+        "A node (containerd) has the image of one version and pulls the next, whose last layer, of 1 MB, has changed. "
+        'A Dockerfile leads to the order "runtime first", with the same layers.',
         "",
-        "| layers | first pull, s | new version, s | fetched, MB | disk more, MB |",
+        "| order of layers | first pull, s | new version, s | downloaded, MB | additional disk, MB |",
         "|---|--:|--:|--:|--:|",
     ]
     for one in pulls:
-        figures = f"{one.first_seconds:.1f} | {one.seconds:.2f} | {one.fetched:.1f} | {one.disk:,.1f}"
+        figures = f"{one.first_seconds:.1f} | {one.seconds:.2f} | {one.downloaded:.1f} | {one.disk:,.1f}"
         lines.append(f"| {one.name} | {figures} |")
     return "\n".join(lines)

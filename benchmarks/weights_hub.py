@@ -1,6 +1,6 @@
-"""A hub that costs next to nothing, in a process of its own: shards of random weights, sent from the page cache.
+"""A hub with minimal overhead, in a process of its own: sends files from the page cache by sendfile.
 
-Usage: python -m benchmarks.weights_hub FOLDER REPOSITORY REVISION; prints its address.
+Usage: python -m benchmarks.weights_hub DIRECTORY REPOSITORY REVISION; prints its address.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    folder: Path
+    directory: Path
     repository: str
     revision: str
     files: dict[str, tuple[int, str]]
@@ -29,7 +29,7 @@ class _Handler(BaseHTTPRequestHandler):
                 | {"lfs": {"oid": sha256, "size": size, "pointerSize": 134}}
                 for name, (size, sha256) in self.files.items()
             ]
-            self._answer(json.dumps(tree).encode())
+            self._send_body(json.dumps(tree).encode())
             return
         if path.startswith("/api/models/"):
             siblings = [
@@ -37,7 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
                 | {"lfs": {"sha256": sha256, "size": size, "pointerSize": 134}}
                 for name, (size, sha256) in self.files.items()
             ]
-            self._answer(json.dumps({"id": self.repository, "sha": self.revision, "siblings": siblings}).encode())
+            self._send_body(json.dumps({"id": self.repository, "sha": self.revision, "siblings": siblings}).encode())
             return
         name = path.rpartition("/")[2]
         if name not in self.files:
@@ -45,20 +45,20 @@ class _Handler(BaseHTTPRequestHandler):
             return
         size, sha256 = self.files[name]
         headers = {"Content-Length": str(size), "ETag": f'"{sha256}"', "X-Linked-Etag": f'"{sha256}"'}
-        self._begin(headers | {"X-Linked-Size": str(size), "X-Repo-Commit": self.revision})
+        self._send_headers(headers | {"X-Linked-Size": str(size), "X-Repo-Commit": self.revision})
         if self.command == "GET":
-            with (self.folder / name).open("rb") as content:
+            with (self.directory / name).open("rb") as content:
                 sent = 0
                 while sent < size:
                     sent += os.sendfile(self.connection.fileno(), content.fileno(), sent, size - sent)
 
-    do_HEAD = do_GET  # noqa: N815 - as its base wants it
+    do_HEAD = do_GET  # noqa: N815 - the name that its base class calls
 
-    def _answer(self, body: bytes) -> None:
-        self._begin({"Content-Type": "application/json", "Content-Length": str(len(body))})
+    def _send_body(self, body: bytes) -> None:
+        self._send_headers({"Content-Type": "application/json", "Content-Length": str(len(body))})
         self.wfile.write(body)
 
-    def _begin(self, headers: dict[str, str]) -> None:
+    def _send_headers(self, headers: dict[str, str]) -> None:
         self.send_response(200)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -69,11 +69,11 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def main(folder: str, repository: str, revision: str) -> None:
+def main(directory: str, repository: str, revision: str) -> None:
     """Serve until killed."""
-    _Handler.folder, _Handler.repository, _Handler.revision = Path(folder), repository, revision
+    _Handler.directory, _Handler.repository, _Handler.revision = Path(directory), repository, revision
     _Handler.files = {}
-    for path in sorted(Path(folder).iterdir()):
+    for path in sorted(Path(directory).iterdir()):
         with path.open("rb") as content:
             sha256 = hashlib.file_digest(content, "sha256").hexdigest()
         _Handler.files[path.name] = (path.stat().st_size, sha256)

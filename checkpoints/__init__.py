@@ -1,1 +1,1 @@
-"""Where models come from: the hub, or the demo model made from a package."""
+"""Models by name: the catalogue, the Hugging Face Hub client, downloads, and the demo model."""

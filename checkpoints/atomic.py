@@ -1,4 +1,4 @@
-"""Folders that have their name only when they are complete, whatever ends the process that fills them."""
+"""Directories that get their name only when they are complete, even if the process that fills them is killed."""
 
 import fcntl
 import os
@@ -10,29 +10,29 @@ from pathlib import Path
 
 
 @contextmanager
-def building(folder: Path, *, keep_partial: bool = False) -> Iterator[Path | None]:
-    """Yield the folder to fill, which takes the name `folder` once the block ends without an exception.
+def atomic_directory(directory: Path, *, keep_partial: bool = False) -> Iterator[Path | None]:
+    """Yield a directory to fill, and rename it to `directory` when the block ends without an exception.
 
-    Yields None where `folder` is there already, which includes: another process made it while this one
-    waited. One process builds at a time; the others wait for it, and say so on stderr.
+    Yields None if `directory` exists already, or if another process creates it during the wait. One process creates it
+    at a time; the others wait, and report that on stderr.
 
-    The folder to fill is `.NAME.partial` beside `folder`. A block that fails, or a process that is killed,
-    leaves it there. The next run starts with it empty, or, with `keep_partial`, with what it holds.
+    The directory to fill is `.NAME.partial` beside `directory`. It stays there if the block fails or the process is
+    killed. The next run starts with it empty, or, with `keep_partial`, with its files.
 
-    Raises OSError where the disk is full or the parent folder cannot be written to.
+    Raises OSError if the disk is full or the parent directory is not writable.
     """
-    if folder.exists():
+    if directory.exists():
         yield None
         return
-    partial = folder.with_name(f".{folder.name}.partial")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+    partial = directory.with_name(f".{directory.name}.partial")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with directory.with_name(f".{directory.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"Another process is making {folder}: waiting for it", file=sys.stderr, flush=True)
+            print(f"Another process is creating {directory}; waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():
+        if directory.exists():
             yield None
             return
         if partial.exists() and not keep_partial:
@@ -41,12 +41,12 @@ def building(folder: Path, *, keep_partial: bool = False) -> Iterator[Path | Non
         yield partial
         for path in (*partial.rglob("*"), partial):
             _sync(path)
-        partial.rename(folder)
-        _sync(folder.parent)
+        partial.rename(directory)
+        _sync(directory.parent)
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    """Flush a file's content, or a directory's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,55 +1,48 @@
-"""An image made of two by manifest alone: layers of weights first, those of the runtime on top.
+"""Composes an image by manifest alone: the layers of the weights first, and those of the runtime on top.
 
-In this order a new runtime leaves the weights where they are on a node, since a node keeps a layer by the chain of
-layers below it.
+A node stores a layer under the chain of layers below it, so with this order a new runtime leaves its weights in place.
 """
 
 from typing import Any
 
 from images import VERSION
-from images import sbom as bom
 from images.errors import ImageError
 from images.io.progress import Progress
-from images.oci.copy import transfer
+from images.oci.copy import copy_blobs
+from images.oci.manifest import CONFIG, MANIFEST, Manifest, encode_json
 from images.oci.reference import Reference
-from images.oci.referrers import attach
-from images.oci.store import CONFIG, MANIFEST, Manifest, dump, get, put, require
-from images.runtime.inspect import describe, oci_layers
-from images.weights.layer import FOLDER
-from images.weights.lock import Entry
-from images.weights.push import annotations, descriptors, history, missing
+from images.oci.referrers import attach_artifact
+from images.oci.store import get_image_manifest, get_json_blob, push_bytes
+from images.paths import model_path
+from images.runtime.inspect import inspect_runtime
+from images.weights.lock import LockEntry
+from images.weights.manifest import annotations, history, layer_descriptors, missing_layers
+from images.weights.sbom import weights_sbom
 
 
-def compose(entry: Entry, runtime: Reference, target: Reference) -> Manifest:
-    """Put weights, which `target`'s store has, and a runtime together under `target`'s tag; returns the manifest.
+def compose_image(entry: LockEntry, runtime: Reference, target: Reference) -> Manifest:
+    """Combine weights, which `target`'s store has, and a runtime under `target`'s tag, and return the manifest.
 
-    The bills of materials of both are attached to it.
+    The SBOMs of both are attached to the image.
 
-    Raises ImageError, and tags nothing, where weights are missing, where the two hide each other's files, or where
-    the runtime is not what its own configuration says.
+    Raises ImageError, and tags nothing, if weights are missing, if the runtime hides them, or if the runtime does not
+    match its own configuration.
     """
-    lacking = missing(entry, target.store)
-    if lacking:
+    missing = missing_layers(entry, target.store)
+    if missing:
         raise ImageError(
-            f"{target.store.place} lacks {', '.join(lacking)}: run `python -m images weights {entry.model} …` first"
+            f"{target.store.location} lacks {', '.join(missing)}: run `python -m images weights {entry.model} …` first"
         )
-    source = require(runtime.store, runtime.tag)
-    config = get(runtime.store, source.content["config"]["digest"])
-    document = describe(runtime)
-    layers = oci_layers(source)
-    progress = Progress(entry.model, "copied")
-    transfer(layers, runtime.store, target.store, progress)
-    body = dump(_config(entry, config))
-    digest = put(target.store, body)
-    composed = {
+    source = get_image_manifest(runtime.store, runtime.tag)
+    runtime_config = get_json_blob(runtime.store, source.content["config"]["digest"])
+    runtime_sbom = inspect_runtime(runtime)
+    copy_blobs(source.oci_layers, runtime.store, target.store, Progress(entry.model, "copied"))
+    config = encode_json(_merge_config(entry, runtime_config))
+    content = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
-        "config": {
-            "mediaType": CONFIG,
-            "digest": digest,
-            "size": len(body),
-        },
-        "layers": [*descriptors(entry), *layers],
+        "config": {"mediaType": CONFIG, "digest": push_bytes(target.store, config), "size": len(config)},
+        "layers": [*layer_descriptors(entry), *source.oci_layers],
         "annotations": annotations(entry)
         | {
             "org.opencontainers.image.title": f"phi3 {entry.model}",
@@ -57,19 +50,19 @@ def compose(entry: Entry, runtime: Reference, target: Reference) -> Manifest:
             "org.opencontainers.image.base.digest": source.digest,
         },
     }
-    manifest = Manifest(dump(composed), MANIFEST)
-    target.store.tag(target.tag, manifest)
-    attach(target.store, manifest, bom.MEDIA_TYPE, bom.RUNTIME, document, runtime.store)
-    attach(target.store, manifest, bom.MEDIA_TYPE, bom.WEIGHTS, bom.of_weights(entry))
+    manifest = Manifest(encode_json(content), MANIFEST)
+    target.store.put_manifest(target.tag, manifest)
+    attach_artifact(target.store, manifest, runtime_sbom, mount_from=runtime.store)
+    attach_artifact(target.store, manifest, weights_sbom(entry))
     return manifest
 
 
-def _config(entry: Entry, runtime: dict[str, Any]) -> dict[str, Any]:
-    """Return the runtime's configuration with the weights below it, and where the server finds them."""
+def _merge_config(entry: LockEntry, runtime: dict[str, Any]) -> dict[str, Any]:
+    """Return the runtime's configuration with the weights below it, and with the settings that point to them."""
     settings = dict(runtime.get("config", {}))
-    ours = {"CHAT_MODEL": f"/{FOLDER}/{entry.model}", "CHAT_NAME": entry.model}
-    kept = [value for value in settings.get("Env", []) if value.split("=")[0] not in ours]
-    settings["Env"] = [*kept, *(f"{name}={value}" for name, value in ours.items())]
+    variables = {"CHAT_MODEL": model_path(entry.model), "CHAT_NAME": entry.model}
+    others = [variable for variable in settings.get("Env", []) if variable.split("=")[0] not in variables]
+    settings["Env"] = [*others, *(f"{name}={value}" for name, value in variables.items())]
     settings["Labels"] = settings.get("Labels", {}) | annotations(entry)
     weights = [locked.digest for locked in entry.layers]
     return runtime | {

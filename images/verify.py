@@ -1,72 +1,99 @@
-"""A published image held against the lock, without pulling it."""
+"""Verifies a published image against the lock file, without pulling it."""
 
 import sys
 from pathlib import Path
+from typing import Any
 
-from images import sbom as bom
-from images.catalogue import find
+from checkpoints.catalogue import get_model
 from images.errors import ImageError
+from images.oci.digest import digest_of
+from images.oci.manifest import Manifest
 from images.oci.reference import Reference
-from images.oci.referrers import attached
-from images.oci.store import Manifest, digest_of, get, require
-from images.weights import lock
-from images.weights.layer import FOLDER
+from images.oci.referrers import get_artifact
+from images.oci.store import Store, get_image_manifest, get_json_blob
+from images.paths import model_path
+from images.sbom import SBOM_TYPE, WEIGHTS_SBOM
+from images.weights.lock import LockEntry, read_entry
+from images.weights.sbom import file_hashes
 
 
-def verify(reference: Reference, path: Path) -> tuple[str, Manifest]:
-    """Return the model in an image, and the image's manifest, once every layer of weights is the lock's.
+def verify_image(reference: Reference, lock_path: Path) -> tuple[str, Manifest]:
+    """Return the model in an image and the image's manifest, if every layer of weights matches the lock file.
 
-    Manifest and configuration are held against their digests, and each layer's digest and size against the lock; the
-    store must have every layer. Raises ImageError, which lists what is wrong.
+    This verifies the digests of manifest and configuration, the digest and size of each layer of weights, that the
+    store has every layer, the settings that start the server, and the SBOM of the weights.
+
+    Raises ImageError, which lists all problems, or ModelError if the image's model is not in the catalogue.
     """
-    manifest = require(reference.store, reference.tag)
+    manifest = get_image_manifest(reference.store, reference.tag)
     if reference.tag.startswith("sha256:") and manifest.digest != reference.tag:
-        raise ImageError(f"{reference} is {digest_of(manifest.body)}: do not trust {reference.store.place}")
-    content = manifest.content
-    config = get(reference.store, content["config"]["digest"])
+        raise ImageError(
+            f"{reference} has the digest {digest_of(manifest.body)}: do not trust {reference.store.location}"
+        )
+    config = get_json_blob(reference.store, manifest.content["config"]["digest"])
     settings = config.get("config", {})
     name = settings.get("Labels", {}).get("phi3.model", "")
     if not name:
-        raise ImageError(f"{reference} does not name its model (label phi3.model): `scripts/bake` has not made it")
-    entry = lock.find(path, find(name))
+        raise ImageError(f"{reference} has no label phi3.model: only images made by `scripts/bake` can be verified")
+    entry = read_entry(lock_path, get_model(name))
     if entry is None:
-        raise ImageError(f"{path} has no entry for {name}: run `scripts/lock {name}`")
-    problems = []
-    layers, diff_ids = content["layers"], config.get("rootfs", {}).get("diff_ids", [])
-    if len(diff_ids) != len(layers):
-        problems.append(f"it has {len(layers)} layers and {len(diff_ids)} diff_ids")
-    for position, locked in enumerate(entry.layers):
-        digest, size = locked.digest, locked.layer.size
-        found = (layers[position]["digest"], layers[position]["size"]) if position < len(layers) else ("missing", 0)
-        if found != (digest, size):
-            problems.append(f"layer {position + 1} is {found[0]}, and the lock has {digest} for {locked.layer.name}")
-        elif diff_ids[position : position + 1] != [locked.digest]:
-            problems.append(f"the diff_id of layer {position + 1} is not its digest")
-    for layer in layers:
-        present = reference.store.size(layer["digest"])
-        if present != layer["size"]:
-            has = "does not have" if present is None else f"has {present:,} bytes of"
-            problems.append(f"{reference.store.place} {has} the layer {layer['digest']} of {layer['size']:,} bytes")
+        raise ImageError(f"{lock_path} has no entry for {name}: run `scripts/lock {name}`")
+    layers, diff_ids = manifest.content["layers"], config.get("rootfs", {}).get("diff_ids", [])
+    problems = _find_layer_problems(entry, layers, diff_ids) + _find_storage_problems(reference.store, layers)
     if len(layers) > len(entry.layers):
-        problems += _settings(name, settings)
-    document = attached(reference.store, manifest.digest, bom.MEDIA_TYPE, bom.WEIGHTS)
-    if document is None:
-        print(f"{reference} has no bill of materials: a copy leaves it behind unless it is asked for", file=sys.stderr)
-    elif bom.files(document) != {file.name: file.sha256 for file in entry.files}:
-        problems.append("the bill of materials of its weights is not the lock's")
+        problems += _find_setting_problems(name, settings)
+    problems += _find_sbom_problems(entry, reference, manifest)
     if problems:
-        raise ImageError(f"{reference} is not {name} as locked: {'; '.join(problems)}")
+        raise ImageError(f"{reference} does not match the lock entry of {name}: {'; '.join(problems)}")
     return name, manifest
 
 
-def _settings(name: str, settings: dict[str, object]) -> list[str]:
-    """Return what is wrong with how an image with a runtime is started."""
+def _find_layer_problems(entry: LockEntry, layers: list[dict[str, Any]], diff_ids: list[str]) -> list[str]:
+    """Compare the layers of an image with those of the lock entry."""
+    problems = []
+    if len(diff_ids) != len(layers):
+        problems.append(f"it has {len(layers)} layers and {len(diff_ids)} diff_ids")
+    for index, locked in enumerate(entry.layers):
+        digest, size = locked.digest, locked.layer.size
+        found = (layers[index]["digest"], layers[index]["size"]) if index < len(layers) else ("missing", 0)
+        if found != (digest, size):
+            problems.append(f"layer {index + 1} is {found[0]}, and {digest} in the lock file for {locked.layer.name}")
+        elif diff_ids[index : index + 1] != [locked.digest]:
+            problems.append(f"the diff_id of layer {index + 1} is not its digest")
+    return problems
+
+
+def _find_storage_problems(store: Store, layers: list[dict[str, Any]]) -> list[str]:
+    """Verify that the store has every layer at its full size."""
+    problems = []
+    for layer in layers:
+        size = store.stat_blob(layer["digest"])
+        if size != layer["size"]:
+            found = "does not have" if size is None else f"has {size:,} bytes of"
+            problems.append(f"{store.location} {found} the layer {layer['digest']} of {layer['size']:,} bytes")
+    return problems
+
+
+def _find_setting_problems(name: str, settings: dict[str, Any]) -> list[str]:
+    """Verify how an image with a runtime starts."""
     problems = []
     environment, user = settings.get("Env") or [], str(settings.get("User", "")).split(":")[0]
-    if f"CHAT_MODEL=/{FOLDER}/{name}" not in environment:  # type: ignore[operator]
-        problems.append(f"it does not set CHAT_MODEL=/{FOLDER}/{name}")
+    variable = f"CHAT_MODEL={model_path(name)}"
+    if variable not in environment:
+        problems.append(f"it does not set {variable}")
     if not user.isdecimal() or int(user) == 0:
-        problems.append(f"its user is {user or 'root'!r}, and a number other than 0 is needed")
+        problems.append(f"its user is {user or 'root'!r} instead of a number other than 0")
     if not settings.get("Entrypoint"):
         problems.append("it has no entry point")
     return problems
+
+
+def _find_sbom_problems(entry: LockEntry, reference: Reference, manifest: Manifest) -> list[str]:
+    """Compare the SBOM of the weights with the lock entry; a missing one is reported on stderr, not as a problem."""
+    document = get_artifact(reference.store, manifest.digest, SBOM_TYPE, WEIGHTS_SBOM)
+    if document is None:
+        print(f"{reference} has no SBOM: a plain copy of an image leaves its SBOMs behind", file=sys.stderr)
+        return []
+    if file_hashes(document) == {file.name: file.sha256 for file in entry.files}:
+        return []
+    return ["the SBOM of its weights does not match the lock file"]

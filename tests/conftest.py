@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.demo.convert import make
+from checkpoints.demo.convert import make_demo
 
 
 @pytest.fixture(scope="session")
 def demo() -> Path:
     """The folder of the demo model, made on first use."""
     folder = Path(__file__).parents[1] / ".models/demo"
-    make(folder)
+    make_demo(folder)
     return folder

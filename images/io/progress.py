@@ -1,4 +1,4 @@
-"""How far the parts of a long work are, on stderr: a bar each on a terminal, lines now and then elsewhere."""
+"""Progress of concurrent transfers on stderr: one bar each on a terminal, periodic lines elsewhere."""
 
 import sys
 import threading
@@ -9,19 +9,20 @@ from typing import Never
 
 from tqdm import tqdm
 
-LINE_EVERY = 5  # seconds, where stderr is not a terminal
+LOG_INTERVAL = 5
+"""Seconds between two lines of progress if stderr is not a terminal."""
 
 
 class Progress:
-    """Progress of the work `name`, whose finished parts are `done` ("sent")."""
+    """Progress of the task `name`; `participle` describes a finished part, for example "sent"."""
 
-    def __init__(self, name: str, done: str) -> None:
+    def __init__(self, name: str, participle: str) -> None:
         self._name = name
-        self._done = done
+        self._participle = participle
 
     @contextmanager
     def part(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show a part of `total` bytes; yields what is to be called with each number of bytes done."""
+        """Show a part of `total` bytes; yields a function that counts finished bytes."""
         bar = tqdm(
             desc=f"{self._name}: {name}", total=total, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
         )
@@ -30,10 +31,10 @@ class Progress:
             yield state.add
         finally:
             bar.close()
-        self.say(f"{self._name}: {name} {self._done}, {state.summary()}")
+        self.log_line(f"{self._name}: {name} {self._participle}, {state.summary()}")
 
     @staticmethod
-    def say(text: str) -> None:
+    def log_line(text: str) -> None:
         """Write a line without breaking a bar."""
         tqdm.write(text, file=sys.stderr)
 
@@ -42,7 +43,7 @@ class _State:
     def __init__(self, name: str, total: int, bar: "tqdm[Never]") -> None:
         self._name, self._total, self._bar = name, total, bar
         self._count = 0
-        self._began = self._spoke = time.monotonic()
+        self._started = self._logged = time.monotonic()
         self._lock = threading.Lock()
 
     def add(self, count: int) -> None:
@@ -50,19 +51,18 @@ class _State:
             self._count += count
             self._bar.update(count)
             now = time.monotonic()
-            if self._bar.disable and now - self._spoke >= LINE_EVERY:
-                self._spoke = now
-                rate = max(self._count, 1) / (now - self._began)
+            if self._bar.disable and now - self._logged >= LOG_INTERVAL:
+                self._logged = now
+                rate = max(self._count, 1) / (now - self._started)
                 left = tqdm.format_interval((self._total - self._count) / rate)
-                Progress.say(
-                    f"{self._name}: {_bytes(self._count)} of {_bytes(self._total)}, {_bytes(rate)}/s, {left} left"
-                )
+                done = f"{_format_bytes(self._count)} of {_format_bytes(self._total)}"
+                Progress.log_line(f"{self._name}: {done}, {_format_bytes(rate)}/s, {left} left")
 
     def summary(self) -> str:
         """Return size and rate."""
-        seconds = max(time.monotonic() - self._began, 1e-3)
-        return f"{_bytes(self._count)} at {_bytes(self._count / seconds)}/s"
+        seconds = max(time.monotonic() - self._started, 1e-3)
+        return f"{_format_bytes(self._count)} at {_format_bytes(self._count / seconds)}/s"
 
 
-def _bytes(count: float) -> str:
+def _format_bytes(count: float) -> str:
     return tqdm.format_sizeof(count, "B")

@@ -1,26 +1,34 @@
-"""Blobs brought from one store into another."""
+"""Copies blobs and images from one store to another."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from images.io.parallel import Stop, each
+from images.io.parallel import CONNECTIONS, Cancellation, parallel_map
 from images.io.progress import Progress
-from images.io.retry import retried
-from images.oci.store import Store
-from images.weights.push import CONNECTIONS
+from images.io.retry import retry_transient
+from images.oci.reference import Reference
+from images.oci.store import Store, get_image_manifest
 
 
-def transfer(blobs: Sequence[dict[str, Any]], source: Store, target: Store, progress: Progress) -> None:
-    """Bring the blobs with these descriptors into `target` where they are missing, several at once."""
+def copy_blobs(blobs: Sequence[dict[str, Any]], source: Store, target: Store, progress: Progress) -> None:
+    """Copy the blobs with these descriptors to `target`, unless it has them already, several at once."""
 
-    def bring(blob: dict[str, Any], stop: Stop) -> None:
+    def copy(blob: dict[str, Any], cancellation: Cancellation) -> None:
         digest, size = blob["digest"], blob["size"]
 
-        def once() -> None:
-            if target.size(digest) != size and not target.borrow(digest, size, source):
+        def attempt() -> None:
+            if target.stat_blob(digest) != size and not target.mount_blob(digest, size, source):
                 with progress.part(digest[:19], size) as add:
-                    target.write(digest, size, lambda: stop.through(source.read(digest), add))
+                    target.push_blob(digest, size, lambda: cancellation.guard(source.pull_blob(digest), add))
 
-        retried(once, progress.say)
+        retry_transient(attempt, progress.log_line)
 
-    each(bring, blobs, CONNECTIONS)
+    parallel_map(copy, blobs, CONNECTIONS)
+
+
+def copy_image(source: Reference, target: Reference, progress: Progress) -> None:
+    """Copy an image and tag it; blobs that the target has are not sent again."""
+    manifest = get_image_manifest(source.store, source.tag)
+    blobs = [manifest.content["config"], *manifest.content["layers"]]
+    copy_blobs(blobs, source.store, target.store, progress)
+    target.store.put_manifest(target.tag, manifest)

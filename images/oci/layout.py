@@ -1,13 +1,14 @@
-"""Images in a folder, as an OCI image layout: https://github.com/opencontainers/image-spec/blob/main/image-layout.md.
+"""Images in a directory: an OCI image layout.
 
-A blob or the index has its name only when it is whole, so that a process killed at any moment leaves nothing wrong.
+A blob or the index gets its name only when it is complete, so a process killed at any moment leaves a valid layout.
+
+Source: https://github.com/opencontainers/image-spec/blob/main/image-layout.md
 """
 
 import contextlib
 import fcntl
 import json
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -16,176 +17,185 @@ from pathlib import Path
 from typing import Any
 
 from images.errors import ImageError
-from images.oci.store import INDEX, Manifest, Store, descriptor
-from images.weights.layer import digested
+from images.oci.digest import DIGEST, verify_digest
+from images.oci.manifest import INDEX, Manifest
+from images.oci.store import Store
 
-BLOCK = 1 << 20
-TAG = "org.opencontainers.image.ref.name"
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+BLOCK_BYTES = 1 << 20
+TAG_ANNOTATION = "org.opencontainers.image.ref.name"
+LAYOUT_FILE = "oci-layout"
+LAYOUT_VERSION = '{"imageLayoutVersion": "1.0.0"}'
+BLOBS = "blobs/sha256"
 
 
 class Layout:
-    """A layout in a folder, which is made on the first write."""
+    """A layout in a directory, which the first write creates."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.place = f"oci:{folder}"
-        self.sent = 0
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.location = f"oci:{directory}"
+        self.bytes_sent = 0
 
-    def size(self, digest: str) -> int | None:
+    def stat_blob(self, digest: str) -> int | None:
         """Return the size of a blob."""
-        path = self._path(digest)
+        path = self.blob_path(digest)
         return path.stat().st_size if path.is_file() else None
 
-    def write(self, digest: str, size: int, content: Callable[[], Iterator[bytes]]) -> None:
-        """Store a blob; it was synced to the disk before it has its name."""
-        with self._explained():
-            part = self._path(digest).with_name(f".{digest.removeprefix('sha256:')}.{uuid.uuid4().hex}")
-            with self._alone():
+    def push_blob(self, digest: str, size: int, open_content: Callable[[], Iterator[bytes]]) -> None:
+        """Write a blob, and sync it to the disk before it gets its name."""
+        with self._translate_errors():
+            part = self.blob_path(digest).with_name(f".{digest.removeprefix('sha256:')}.{uuid.uuid4().hex}")
+            with self._lock():
                 self._prepare(size)
                 output = part.open("xb")
-                # Held while it is written, so that others can tell what a killed process left behind.
+                # Locked while it is written: a part without a lock is the remains of a killed process.
                 fcntl.flock(output, fcntl.LOCK_EX)
             try:
                 with output:
-                    for piece in digested(content(), digest, digest):
-                        output.write(piece)
+                    for block in verify_digest(open_content(), digest, digest):
+                        output.write(block)
                     output.flush()
                     os.fsync(output.fileno())
                     written = output.tell()
                     if written != size:
-                        raise ImageError(f"{digest} has {written:,} bytes, and should have {size:,}")
-                    part.rename(self._path(digest))
+                        raise ImageError(f"{digest} has {written:,} bytes instead of {size:,}: the blob is discarded")
+                    part.rename(self.blob_path(digest))
             finally:
                 part.unlink(missing_ok=True)
-        self.sent += size
+        self.bytes_sent += size
 
-    def read(self, digest: str) -> Iterator[bytes]:
-        """Yield a blob's pieces."""
-        with self._explained():
-            yield from digested(self._pieces(digest), digest, f"{digest} in {self.place}")
+    def pull_blob(self, digest: str) -> Iterator[bytes]:
+        """Yield the blocks of a blob."""
+        with self._translate_errors():
+            yield from verify_digest(self._read_blocks(digest), digest, f"{digest} in {self.location}")
 
-    def borrow(self, digest: str, size: int, source: Store) -> bool:
-        """Link a blob of another layout on the same disk."""
+    def mount_blob(self, digest: str, size: int, source: Store) -> bool:
+        """Hard-link a blob of another layout on the same disk."""
         if not isinstance(source, Layout):
             return False
-        with self._explained():
-            with self._alone():
+        with self._translate_errors():
+            with self._lock():
                 self._prepare(0)
             try:
-                os.link(source._path(digest), self._path(digest))
+                os.link(source.blob_path(digest), self.blob_path(digest))
             except FileExistsError:
                 pass
-            except OSError:  # another disk, or one without links
+            except OSError:  # another disk, or a file system without links
                 return False
-        return self.size(digest) == size
+        return self.stat_blob(digest) == size
 
-    def manifest(self, reference: str) -> Manifest | None:
-        """Return what a tag or digest stands for."""
+    def get_manifest(self, reference: str) -> Manifest | None:
+        """Return the manifest with this tag or digest."""
         if DIGEST.fullmatch(reference):
-            found = [{"digest": reference, "mediaType": ""}] if self.size(reference) is not None else []
+            found = [{"digest": reference, "mediaType": ""}] if self.stat_blob(reference) is not None else []
         else:
-            found = [one for one in self._index() if one.get("annotations", {}).get(TAG) == reference]
+            found = [entry for entry in self._read_index() if _tag(entry) == reference]
         if not found:
             return None
-        body = b"".join(self.read(found[0]["digest"]))
+        body = b"".join(self.pull_blob(found[0]["digest"]))
         return Manifest(body, found[0]["mediaType"] or json.loads(body).get("mediaType", ""))
 
-    def tag(self, reference: str, manifest: Manifest) -> None:
-        """Store a manifest, and name it in the index."""
-        if self.size(manifest.digest) is None:
-            self.write(manifest.digest, len(manifest.body), lambda: iter([manifest.body]))
-        entry = descriptor(manifest)
+    def put_manifest(self, reference: str, manifest: Manifest) -> None:
+        """Store a manifest, and list it in the index."""
+        if self.stat_blob(manifest.digest) is None:
+            self.push_blob(manifest.digest, len(manifest.body), lambda: iter([manifest.body]))
+        entry = manifest.descriptor
         if not DIGEST.fullmatch(reference):
-            entry["annotations"] = {TAG: reference}
-        with self._explained(), self._alone():
-            others = [one for one in self._index() if one.get("annotations", {}).get(TAG) != reference]
-            self._write_index([*(one for one in others if one != entry), entry])
+            entry["annotations"] = {TAG_ANNOTATION: reference}
+        with self._translate_errors(), self._lock():
+            others = [other for other in self._read_index() if _tag(other) != reference]
+            self._write_index([*(other for other in others if other != entry), entry])
 
-    def attach(self, manifest: Manifest) -> None:
-        """Store a manifest, and list it in the index without a name."""
-        self.tag(manifest.digest, manifest)
+    def put_referrer(self, manifest: Manifest) -> None:
+        """Store a manifest, and list it in the index without a tag."""
+        self.put_manifest(manifest.digest, manifest)
 
-    def referrers(self, digest: str) -> list[dict[str, Any]]:
-        """Look for the subjects of all that the index lists."""
+    def list_referrers(self, digest: str) -> list[dict[str, Any]]:
+        """Search the manifests of the index for those with this subject."""
         found = []
-        for one in self._index():
-            manifest = self.manifest(one["digest"])
+        for entry in self._read_index():
+            manifest = self.get_manifest(entry["digest"])
             if manifest and manifest.content.get("subject", {}).get("digest") == digest:
-                found.append(one)
+                found.append(entry)
         return found
 
-    def discard(self, manifest: Manifest) -> None:
-        """Remove an image that has lost its tag, and what is attached to it, but for what others hold too."""
-        with self._explained(), self._alone():
-            entries = self._index()
-            gone = {manifest.digest, *(one["digest"] for one in self.referrers(manifest.digest))}
-            if any(one["digest"] in gone and TAG in one.get("annotations", {}) for one in entries):
+    def delete_untagged(self, manifest: Manifest) -> None:
+        """Delete an image that has lost its tag, with its referrers and the blobs that no other image uses."""
+        with self._translate_errors(), self._lock():
+            entries = self._read_index()
+            deleted = {manifest.digest, *(entry["digest"] for entry in self.list_referrers(manifest.digest))}
+            if any(entry["digest"] in deleted and _tag(entry) for entry in entries):
                 return
-            rest = [one for one in entries if one["digest"] not in gone]
-            unused = self._below(gone) - self._below(one["digest"] for one in rest)
-            self._write_index(rest)
+            kept = [entry for entry in entries if entry["digest"] not in deleted]
+            unused = self._reachable(deleted) - self._reachable(entry["digest"] for entry in kept)
+            self._write_index(kept)
             for digest in unused:
-                self._path(digest).unlink(missing_ok=True)
+                self.blob_path(digest).unlink(missing_ok=True)
 
-    def _below(self, digests: Iterable[str]) -> set[str]:
-        """Return manifests, and all that they lead to."""
+    def blob_path(self, digest: str) -> Path:
+        """Return the path of a blob; raises ImageError if `digest` is not a SHA-256."""
+        if not DIGEST.fullmatch(digest):
+            raise ImageError(f"{digest!r} is not a digest that {self.location} can hold: use sha256")
+        return self._directory / BLOBS / digest.removeprefix("sha256:")
+
+    def _reachable(self, digests: Iterable[str]) -> set[str]:
+        """Return the digests of manifests and of everything they refer to."""
         found: set[str] = set()
         for digest in digests:
-            manifest = self.manifest(digest)
+            manifest = self.get_manifest(digest)
             content = manifest.content if manifest else {}
             blobs = [*content.get("layers", []), *([content["config"]] if "config" in content else [])]
             found |= {digest, *(blob["digest"] for blob in blobs)}
-            found |= self._below(one["digest"] for one in content.get("manifests", []))
+            found |= self._reachable(entry["digest"] for entry in content.get("manifests", []))
         return found
 
-    def _path(self, digest: str) -> Path:
-        if not DIGEST.fullmatch(digest):
-            raise ImageError(f"{digest!r} is not a digest that {self.place} can hold: sha256 alone is known")
-        return self._folder / "blobs/sha256" / digest.removeprefix("sha256:")
-
-    def _pieces(self, digest: str) -> Iterator[bytes]:
+    def _read_blocks(self, digest: str) -> Iterator[bytes]:
         try:
-            with self._path(digest).open("rb") as content:
-                while piece := content.read(BLOCK):
-                    yield piece
+            with self.blob_path(digest).open("rb") as content:
+                while block := content.read(BLOCK_BYTES):
+                    yield block
         except FileNotFoundError as error:
-            raise ImageError(f"{self.place} lacks the blob {digest}: make the image again") from error
+            raise ImageError(f"{self.location} lacks the blob {digest}: create the image again") from error
 
-    def _index(self) -> list[dict[str, Any]]:
+    def _read_index(self) -> list[dict[str, Any]]:
+        path = self._directory / "index.json"
         try:
-            found: list[dict[str, Any]] = json.loads((self._folder / "index.json").read_text())["manifests"]
+            found: list[dict[str, Any]] = json.loads(path.read_text())["manifests"]
             return found
         except FileNotFoundError:
             return []
         except (ValueError, LookupError, TypeError) as error:
-            raise ImageError(f"{self._folder}/index.json is not that of an OCI layout: use another folder") from error
+            raise ImageError(f"{path} is not the index of an OCI layout: use another directory") from error
 
     def _write_index(self, entries: list[dict[str, Any]]) -> None:
         index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
-        _write(self._folder / "index.json", json.dumps(index, indent=2))
+        _write_atomically(self._directory / "index.json", json.dumps(index, indent=2))
 
     def _prepare(self, size: int) -> None:
-        """Make what a layout has, remove what killed processes left, and refuse a disk that is too small."""
-        blobs = self._folder / "blobs/sha256"
-        others = [path for path in self._folder.iterdir() if not path.name.startswith(".")]
-        if others and not (self._folder / "oci-layout").exists():
-            raise ImageError(f"{self._folder} holds something else than an OCI layout: name a new or empty folder")
-        if not (self._folder / "oci-layout").exists():
-            _write(self._folder / "oci-layout", '{"imageLayoutVersion": "1.0.0"}')
+        """Create the layout, delete the remains of killed processes, and refuse a disk with less than `size` free."""
+        blobs, layout_file = self._directory / BLOBS, self._directory / LAYOUT_FILE
+        if not layout_file.exists():
+            if any(not path.name.startswith(".") for path in self._directory.iterdir()):
+                raise ImageError(
+                    f"{self._directory} holds other files than an OCI layout: use a new or empty directory"
+                )
+            _write_atomically(layout_file, LAYOUT_VERSION)
         blobs.mkdir(parents=True, exist_ok=True)
         for part in blobs.glob(".*"):
             with contextlib.suppress(OSError), part.open("rb") as content:
                 fcntl.flock(content, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 part.unlink()
-        free = shutil.disk_usage(self._folder).free
+        free = shutil.disk_usage(self._directory).free
         if free < size:
-            raise ImageError(f"{self.place} has {free / 1e9:.1f} GB free of {size / 1e9:.1f} GB needed: make room")
+            raise ImageError(
+                f"{self.location} has {free / 1e9:.1f} GB free, and {size / 1e9:.1f} GB are needed: free some space"
+            )
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._folder, os.O_RDONLY)
+    def _lock(self) -> Iterator[None]:
+        """Exclude other processes that change the layout."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self._directory, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -193,15 +203,20 @@ class Layout:
             os.close(lock)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise ImageError(f"{self.place}: {error.strerror}: {error.filename or ''}") from error
+            raise ImageError(f"{self.location}: {error.strerror}: {error.filename or ''}") from error
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+def _tag(entry: dict[str, Any]) -> str:
+    """Return the tag of an entry of the index, or ""."""
+    return str(entry.get("annotations", {}).get(TAG_ANNOTATION, ""))
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """Write a complete file, or none."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     part.write_text(f"{text}\n")
     part.replace(path)

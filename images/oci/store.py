@@ -1,128 +1,88 @@
-"""Where images are kept: a repository of a registry or a folder on disk, behind one interface."""
+"""A repository of images, in a registry or on disk, behind one interface."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from images.errors import ImageError
 from images.io.progress import Progress
-from images.io.retry import retried
+from images.io.retry import retry_transient
+from images.oci.digest import digest_of
+from images.oci.manifest import Manifest
 
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-INDEX = "application/vnd.oci.image.index.v1+json"
-CONFIG = "application/vnd.oci.image.config.v1+json"
-LAYER = "application/vnd.oci.image.layer.v1.tar"
-LARGEST_DOCUMENT = 4 << 20
-"""Bytes of a manifest or configuration; registries take no larger ones."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A manifest as it is stored, byte for byte."""
-
-    body: bytes
-    media_type: str
-
-    @property
-    def digest(self) -> str:
-        """Its digest ("sha256:…")."""
-        return digest_of(self.body)
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """Its content."""
-        content: dict[str, Any] = json.loads(self.body)
-        return content
+MAX_DOCUMENT_BYTES = 4 << 20
+"""The largest manifest or configuration; registries accept no larger ones."""
 
 
 class Store(Protocol):
-    """One repository. Every method raises ImageError, or TransientError where trying again may help."""
+    """One repository. Every method raises ImageError, or TransientError if a retry may help."""
 
-    place: str
-    """What errors call it."""
-    sent: int
+    location: str
+    """The name of the store in messages."""
+    bytes_sent: int
     """Bytes of blobs and manifests written so far."""
 
-    def size(self, digest: str) -> int | None:
-        """Return the size of a blob, or None where it is not there."""
+    def stat_blob(self, digest: str) -> int | None:
+        """Return the size of a blob, or None if the store lacks it."""
 
-    def write(self, digest: str, size: int, content: Callable[[], Iterator[bytes]]) -> None:
-        """Store a blob from the pieces that `content` yields; what it raises is passed on, and nothing is stored."""
+    def push_blob(self, digest: str, size: int, open_content: Callable[[], Iterator[bytes]]) -> None:
+        """Store a blob from the blocks that `open_content()` yields; if those raise, nothing is stored."""
 
-    def read(self, digest: str) -> Iterator[bytes]:
-        """Yield a blob's pieces, and raise ImageError before the last one where they do not have that digest."""
+    def pull_blob(self, digest: str) -> Iterator[bytes]:
+        """Yield the blocks of a blob; raises ImageError before the last one if the digest does not match."""
 
-    def borrow(self, digest: str, size: int, source: "Store") -> bool:
-        """Take a blob from another store without moving its bytes, and tell whether that could be done."""
+    def mount_blob(self, digest: str, size: int, source: "Store") -> bool:
+        """Take a blob from another store without moving its bytes, and return whether that succeeded."""
 
-    def manifest(self, reference: str) -> Manifest | None:
-        """Return what a tag or digest stands for, or None where there is none."""
+    def get_manifest(self, reference: str) -> Manifest | None:
+        """Return the manifest with this tag or digest, or None if there is none."""
 
-    def tag(self, reference: str, manifest: Manifest) -> None:
-        """Store a manifest under a tag, or under its digest."""
+    def put_manifest(self, reference: str, manifest: Manifest) -> None:
+        """Store a manifest under a tag or under its digest."""
 
-    def attach(self, manifest: Manifest) -> None:
-        """Store a manifest that has a subject, so that it is among the subject's referrers."""
+    def put_referrer(self, manifest: Manifest) -> None:
+        """Store a manifest that has a subject, and list it among the subject's referrers."""
 
-    def referrers(self, digest: str) -> list[dict[str, Any]]:
-        """Return the descriptors of the manifests whose subject is the manifest with that digest."""
-
-
-def digest_of(content: bytes) -> str:
-    """Return the digest of some bytes."""
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+    def list_referrers(self, digest: str) -> list[dict[str, Any]]:
+        """Return the descriptors of the manifests whose subject has this digest."""
 
 
-def put(store: Store, content: bytes) -> str:
-    """Store a small blob where it is missing, and return its digest."""
+def push_bytes(store: Store, content: bytes) -> str:
+    """Push a small blob, unless the store has it already, and return its digest."""
     digest = digest_of(content)
-    if store.size(digest) is None:
-        retried(lambda: store.write(digest, len(content), lambda: iter([content])), Progress.say)
+    if store.stat_blob(digest) is None:
+        retry_transient(lambda: store.push_blob(digest, len(content), lambda: iter([content])), Progress.log_line)
     return digest
 
 
-def document(store: Store, digest: str) -> bytes:
-    """Return a small blob whole."""
+def pull_bytes(store: Store, digest: str) -> bytes:
+    """Return a small blob; raises ImageError if it is larger than MAX_DOCUMENT_BYTES."""
 
-    def once() -> bytes:
+    def attempt() -> bytes:
         body = b""
-        for piece in store.read(digest):
-            body += piece
-            if len(body) > LARGEST_DOCUMENT:
-                raise ImageError(f"{digest} in {store.place} is larger than a document may be")
+        for block in store.pull_blob(digest):
+            body += block
+            if len(body) > MAX_DOCUMENT_BYTES:
+                raise ImageError(f"{digest} in {store.location} exceeds the limit of {MAX_DOCUMENT_BYTES:,} bytes")
         return body
 
-    return retried(once, Progress.say)
+    return retry_transient(attempt, Progress.log_line)
 
 
-def get(store: Store, digest: str) -> dict[str, Any]:
-    """Return what is in a document, such as an image's configuration."""
-    content: dict[str, Any] = json.loads(document(store, digest))
+def get_json_blob(store: Store, digest: str) -> dict[str, Any]:
+    """Return the content of a JSON blob, such as an image's configuration."""
+    content: dict[str, Any] = json.loads(pull_bytes(store, digest))
     return content
 
 
-def descriptor(manifest: Manifest) -> dict[str, Any]:
-    """Return how a list of referrers names a manifest."""
-    content = manifest.content
-    found = {"mediaType": manifest.media_type, "digest": manifest.digest, "size": len(manifest.body)}
-    return found | {key: content[key] for key in ("artifactType", "annotations") if key in content}
-
-
-def require(store: Store, reference: str) -> Manifest:
-    """Return the manifest of an image; raises ImageError where there is none, or it is no image's."""
-    manifest = store.manifest(reference)
+def get_image_manifest(store: Store, reference: str) -> Manifest:
+    """Return the manifest of an image; raises ImageError if there is none, or if it is not an image's."""
+    manifest = store.get_manifest(reference)
     if manifest is None:
-        raise ImageError(f"{store.place} has no image {reference}: check the name, or make it first")
+        raise ImageError(f"{store.location} has no image {reference}: check the name, or create the image first")
     if "layers" not in manifest.content or "config" not in manifest.content:
         raise ImageError(
-            f"{reference} in {store.place} is of the type {manifest.media_type}, and an image for one platform is "
-            "needed: name the digest of that one"
+            f"{reference} in {store.location} has the media type {manifest.media_type}: "
+            "give the digest of an image for one platform"
         )
     return manifest
-
-
-def dump(content: dict[str, Any]) -> bytes:
-    """Return a document's bytes, the same for the same content."""
-    return json.dumps(content, indent=2, sort_keys=True).encode()

@@ -1,4 +1,4 @@
-"""What is in a layer, read as it streams by."""
+"""Reads a layer as a stream, and collects its package metadata, its whiteouts, and entries that would hide weights."""
 
 import hashlib
 import io
@@ -10,37 +10,43 @@ from dataclasses import dataclass
 from typing import Any
 
 from images.errors import ImageError
-from images.oci.store import LARGEST_DOCUMENT, LAYER
-from images.weights.layer import FOLDER
+from images.oci.manifest import LAYER
+from images.oci.store import MAX_DOCUMENT_BYTES
+from images.paths import MODELS_DIRECTORY
 
-BLOCK = 1 << 20
-SMALL_BLOCK = 1 << 16  # tarfile copies what is left of one after each header
+BLOCK_BYTES = 1 << 20
+TAR_BUFFER_BYTES = 1 << 16
+"""Small, because tarfile copies the rest of its buffer after each header."""
 WHITEOUT = ".wh."
-OPAQUE = ".wh..wh..opq"
-"""How a layer removes what lies below: https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts."""
-KEPT = re.compile(r"var/lib/dpkg/status(\.d/[^/]+)?|(usr/lib|etc)/os-release|.+\.dist-info/METADATA")
-"""Files that say which packages are installed."""
+OPAQUE_WHITEOUT = ".wh..wh..opq"
+"""How a layer removes files of lower layers.
+
+Source: https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts
+"""
+PACKAGE_METADATA = re.compile(r"var/lib/dpkg/status(\.d/[^/]+)?|(usr/lib|etc)/os-release|.+\.dist-info/METADATA")
+"""The files that list installed packages."""
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a layer holds.
+class LayerContents:
+    """The contents of a layer that matter to an image of a model.
 
-    `diff_id` is the digest of its uncompressed archive, `hidden` its first entry that would hide weights, or "". `kept`
-    has the files that say which packages are installed, and `removed` the paths that it takes away from below.
+    `diff_id` is the digest of the uncompressed archive. `hides_models` is the first entry that would hide weights, or
+    "". `package_metadata` holds the files that list installed packages, and `removed` the paths that the layer removes
+    from lower layers.
     """
 
     diff_id: str
-    hidden: str
-    kept: dict[str, bytes]
+    hides_models: str
+    package_metadata: dict[str, bytes]
     removed: tuple[str, ...]
 
 
-class _Stream(io.RawIOBase):
-    """Pieces as a file, hashed as they are read."""
+class _HashingStream(io.RawIOBase):
+    """Blocks as a file object that hashes them as they are read."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
         self._rest = b""
         self._sha256 = hashlib.sha256()
 
@@ -49,11 +55,11 @@ class _Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
+            block = next(self._blocks, None)
+            if block is None:
                 return 0
-            self._sha256.update(piece)
-            self._rest = piece
+            self._sha256.update(block)
+            self._rest = block
         target = memoryview(buffer)
         count = min(len(target), len(self._rest))
         target[:count] = self._rest[:count]
@@ -64,51 +70,59 @@ class _Stream(io.RawIOBase):
         return f"sha256:{self._sha256.hexdigest()}"
 
 
-def examine(pieces: Iterator[bytes], media_type: str, digest: str) -> Contents:
-    """Read a layer to its end; raises ImageError where it is no archive, or compressed in another way than gzip."""
+def scan_layer(blocks: Iterator[bytes], media_type: str, digest: str) -> LayerContents:
+    """Read a layer to its end.
+
+    Raises ImageError if it is not a tar archive, or if its compression is not gzip.
+    """
     if media_type not in (LAYER, f"{LAYER}+gzip"):
         raise ImageError(
-            f"the layer {digest} has the type {media_type}: {LAYER} and {LAYER}+gzip are known. Build the runtime "
-            "with `python -m images runtime`, or with the compression uncompressed or gzip"
+            f"the layer {digest} has the media type {media_type}; {LAYER} and {LAYER}+gzip are supported. Build the "
+            "runtime with `python -m images runtime`, or without compression or with gzip"
         )
-    stream = _Stream(_unzipped(pieces) if media_type.endswith("+gzip") else pieces)
-    hidden, kept, removed = "", dict[str, bytes](), list[str]()
+    stream = _HashingStream(_decompress(blocks) if media_type.endswith("+gzip") else blocks)
+    hides_models, package_metadata, removed = "", dict[str, bytes](), list[str]()
     try:
-        with tarfile.open(fileobj=io.BufferedReader(stream, BLOCK), mode="r|", bufsize=SMALL_BLOCK) as archive:
+        with tarfile.open(
+            fileobj=io.BufferedReader(stream, BLOCK_BYTES), mode="r|", bufsize=TAR_BUFFER_BYTES
+        ) as archive:
             for entry in archive:
-                archive.members = []  # type: ignore[attr-defined] # else all would be kept
+                archive.members = []  # type: ignore[attr-defined] # tarfile would keep all entries in memory
                 parts = [part for part in entry.name.split("/") if part not in ("", ".")]
-                hidden = hidden or (entry.name if _hides(parts) else "")
+                hides_models = hides_models or (entry.name if _hides_models(parts) else "")
                 path = "/".join(parts)
-                folder, _, name = path.rpartition("/")
-                if name == OPAQUE:
-                    removed.append(folder)
+                directory, _, name = path.rpartition("/")
+                if name == OPAQUE_WHITEOUT:
+                    removed.append(directory)
                 elif name.startswith(WHITEOUT):
-                    removed.append(f"{folder}/{name.removeprefix(WHITEOUT)}".removeprefix("/"))
-                elif KEPT.fullmatch(path) and entry.isfile() and (content := archive.extractfile(entry)):
-                    if entry.size > LARGEST_DOCUMENT:
-                        raise ImageError(f"{entry.name} in the layer {digest} is larger than a list of packages may be")
-                    kept[path] = content.read()
-        while stream.read(BLOCK):  # what follows the archive's end counts for its digest
+                    removed.append(f"{directory}/{name.removeprefix(WHITEOUT)}".removeprefix("/"))
+                elif PACKAGE_METADATA.fullmatch(path) and entry.isfile() and (content := archive.extractfile(entry)):
+                    if entry.size > MAX_DOCUMENT_BYTES:
+                        raise ImageError(
+                            f"{entry.name} in the layer {digest} exceeds the limit of {MAX_DOCUMENT_BYTES:,} bytes for "
+                            "a list of packages"
+                        )
+                    package_metadata[path] = content.read()
+        while stream.read(BLOCK_BYTES):  # the digest covers the bytes after the archive's end, too
             pass
     except (tarfile.TarError, zlib.error) as error:
-        raise ImageError(f"the layer {digest} is no sound archive ({error}): build the runtime again") from error
-    return Contents(stream.digest(), hidden, kept, tuple(removed))
+        raise ImageError(f"the layer {digest} is not a valid archive ({error}): build the runtime again") from error
+    return LayerContents(stream.digest(), hides_models, package_metadata, tuple(removed))
 
 
-def _hides(parts: list[str]) -> bool:
-    return bool(parts) and (parts[0] in (FOLDER, f"{WHITEOUT}{FOLDER}", OPAQUE))
+def _hides_models(parts: list[str]) -> bool:
+    return bool(parts) and parts[0] in (MODELS_DIRECTORY, f"{WHITEOUT}{MODELS_DIRECTORY}", OPAQUE_WHITEOUT)
 
 
-def _unzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Undo gzip, with no more in memory than a piece makes at most 1 MiB at a time."""
-    inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    for piece in pieces:
-        rest = piece
+def _decompress(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Decompress gzip, at most BLOCK_BYTES at a time."""
+    decompressor = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    for block in blocks:
+        rest = block
         while rest:
-            yield inflater.decompress(rest, BLOCK)
-            rest = inflater.unconsumed_tail
-            if inflater.eof:
-                rest = inflater.unused_data
-                inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)  # a stream can have several members
-    yield inflater.flush()
+            yield decompressor.decompress(rest, BLOCK_BYTES)
+            rest = decompressor.unconsumed_tail
+            if decompressor.eof:
+                rest = decompressor.unused_data
+                decompressor = zlib.decompressobj(zlib.MAX_WBITS | 16)  # a stream can have several members
+    yield decompressor.flush()

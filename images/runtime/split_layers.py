@@ -1,7 +1,8 @@
-"""Makes the layers of the runtime image from an environment with all packages: runs inside the build, on any Python 3.
+"""Splits a virtual environment into the layers of the runtime image. Runs inside the build, on any Python 3.
 
-Usage: split_layers.py ENVIRONMENT LAYERS. What serving never loads is left out, and the saving printed; the rest is moved
-to LAYERS/cuda, LAYERS/torch and LAYERS/packages, from rarely to often changed. The bytecode does not depend on times.
+Usage: split_layers.py ENVIRONMENT LAYERS. It deletes files that serving never loads, prints the space saved, and moves
+the rest to LAYERS/cuda, LAYERS/torch and LAYERS/packages, from rarely to often changed. The bytecode does not depend on
+modification times.
 """
 
 import compileall
@@ -12,20 +13,20 @@ import sys
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
-WHOLE = {
+UNUSED_PACKAGES = {
     "build tools": ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence.pth"),
     "triton, which needs a C compiler": ("triton",),
 }
-"""By kind, the packages that are left out."""
-UNUSED = {
+"""Packages that are deleted, by kind."""
+UNUSED_FILES = {
     "static libraries": r".*\.a",
     "headers": r"(torch|nvidia)/(.*/)?include/.*",
     "programs": r"torch/(bin/(?!torch_shm_manager$)|share/).*|nvidia/(.*/)?(bin|share|src|nvvm/bin)/.*",
     "tests": r"(.*/)?tests/.*\.py",
     "types": r".*\.pyi",
 }
-"""By kind, what inference never loads of the others, as a pattern for paths below site-packages."""
-LOADED = (
+"""Files of the other packages that are deleted, by kind, as patterns for paths below site-packages."""
+REQUIRED_IMPORTS = (
     "torch.export",
     "torch.utils.checkpoint",
     "transformers.generation.continuous_batching",
@@ -34,33 +35,33 @@ LOADED = (
     "flask_openapi3",
     "gunicorn.workers.gthread",
 )
-"""What serving loads, which has to load without what is left out."""
+"""Modules that serving imports; the build fails if one of them needs a deleted file."""
 LAYERS = {
     "cuda": r"(nvidia|cuda)([-_.].*)?",
     "torch": r"(torch|functorch|torchgen)([-.].*)?",
 }
-"""By layer, which entries of site-packages it gets; `packages` gets the others."""
+"""The entries of site-packages that each layer gets; the layer `packages` gets the others."""
 
 
-def trim(packages: Path) -> dict[str, int]:
-    """Remove what is not needed, and return the bytes saved by kind."""
-    saved = dict.fromkeys([*WHOLE, *UNUSED], 0)
-    for kind, names in WHOLE.items():
+def trim_packages(packages: Path) -> dict[str, int]:
+    """Delete unused files, and return the bytes saved by kind."""
+    saved = dict.fromkeys([*UNUSED_PACKAGES, *UNUSED_FILES], 0)
+    for kind, names in UNUSED_PACKAGES.items():
         for entry in list(packages.iterdir()):
             if re.sub(r"-[^-]*\.dist-info$", "", entry.name) in names:
-                saved[kind] += size(entry)
+                saved[kind] += size_of(entry)
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     for file in [path for path in packages.rglob("*") if path.is_file() and not path.is_symlink()]:
         name = file.relative_to(packages).as_posix()
-        unused = next((kind for kind, pattern in UNUSED.items() if re.fullmatch(pattern, name)), None)
+        unused = next((kind for kind, pattern in UNUSED_FILES.items() if re.fullmatch(pattern, name)), None)
         if unused:
             saved[unused] += file.stat().st_size
             file.unlink()
     return saved
 
 
-def split(environment: Path, layers: Path) -> None:
-    """Move the environment's files to the layers."""
+def split_environment(environment: Path, layers: Path) -> None:
+    """Move the files of the environment to the layers."""
     packages = next(environment.glob("lib/python3*/site-packages"))
     for layer, pattern in LAYERS.items():
         target = layers / layer / packages.relative_to(environment)
@@ -71,27 +72,27 @@ def split(environment: Path, layers: Path) -> None:
     environment.rename(layers / "packages")
 
 
-def size(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder."""
+def size_of(path: Path) -> int:
+    """Return the size in bytes of a file, or of all files in a directory."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files)
 
 
 def main(environment: Path, layers: Path) -> None:
-    """Trim, compile and split."""
+    """Trim, compile, verify and split the environment."""
     packages = next(environment.glob("lib/python3*/site-packages"))
-    before = size(packages)
-    for kind, count in trim(packages).items():
-        print(f"without {kind}: {count / 1e6:,.0f} MB less")
-    print(f"packages: {size(packages) / 1e6:,.0f} MB, of {before / 1e6:,.0f} MB installed", flush=True)
-    # Some packages carry code for other versions of Python, which does not compile.
+    before = size_of(packages)
+    for kind, count in trim_packages(packages).items():
+        print(f"removed {kind}: {count / 1e6:,.0f} MB")
+    print(f"packages: {size_of(packages) / 1e6:,.0f} MB of {before / 1e6:,.0f} MB installed", flush=True)
+    # quiet, because some packages carry code for other versions of Python, which does not compile.
     compileall.compile_dir(packages, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
-    # What was left out too much shows here, not on a GPU in the night.
-    subprocess.run([environment / "bin/python", "-B", "-c", f"import {', '.join(LOADED)}"], check=True)
+    # Fail here rather than on a GPU node if a deleted file is needed.
+    subprocess.run([environment / "bin/python", "-B", "-c", f"import {', '.join(REQUIRED_IMPORTS)}"], check=True)
     for script in (environment / "bin").iterdir():
         if not script.is_symlink():
             script.unlink()
-    split(environment, layers)
+    split_environment(environment, layers)
 
 
 if __name__ == "__main__":

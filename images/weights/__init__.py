@@ -1,1 +1,1 @@
-"""Streams weights from the hub into layers."""
+"""Packs a model's files into layers, and pushes them to a store."""

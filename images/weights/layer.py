@@ -1,7 +1,7 @@
-"""Layers of weights: uncompressed tar archives that depend on nothing but the files in them.
+"""Layers of weights: uncompressed tar archives that depend only on the files in them.
 
-A layer is headers, bytes of files and zeros, so its digest follows from the files, on any machine, on any day, and
-it can be sent while its files arrive. Whatever is wrong with a file is noticed before the layer's last byte is out.
+A layer consists of headers, file contents and zeros. Its digest therefore follows from the files, on any machine and at
+any time, and the layer can be sent while its files arrive. A damaged file raises before the layer's last byte is sent.
 """
 
 import hashlib
@@ -9,18 +9,17 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from images.errors import ImageError, TransientError
-from images.weights import safetensors
-from images.weights.source import WEIGHTS, File
+from checkpoints.files import ModelFile, is_weights
+from images.errors import TransientError
+from images.paths import MODELS_DIRECTORY
+from images.weights.safetensors import verify_header
 
-FOLDER = "models"
-"""In the image, where a folder of each model's name holds its files."""
-BLOCK = 512
-END = bytes(2 * BLOCK)
+TAR_BLOCK = 512
+TAR_END = bytes(2 * TAR_BLOCK)
 
 
-class DamagedError(TransientError):
-    """A file is not what its hash says: it may be when it is sent again."""
+class DamagedFileError(TransientError):
+    """A file does not match its size or hash; a retry may deliver the right one."""
 
 
 @dataclass(frozen=True)
@@ -28,88 +27,70 @@ class Layer:
     """A layer that holds `files` of the model `model`."""
 
     model: str
-    files: tuple[File, ...]
+    files: tuple[ModelFile, ...]
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The name of the layer in messages."""
         return self.files[0].name if len(self.files) == 1 else f"{len(self.files)} small files"
 
     @property
     def size(self) -> int:
-        """Bytes of the whole archive."""
-        return sum(part.size if isinstance(part, File) else len(part) for part in self.frame())
+        """The size of the archive in bytes."""
+        return sum(part.size if isinstance(part, ModelFile) else len(part) for part in self.frame())
 
-    def stream(self, read: Callable[[File], Iterator[bytes]], place: str) -> Iterator[bytes]:
-        """Yield the archive, with the bytes that `read` gives for each file.
+    def stream(self, read: Callable[[ModelFile], Iterator[bytes]], location: str) -> Iterator[bytes]:
+        """Yield the archive with the bytes that `read` returns for each file; `location` is their origin in messages.
 
-        Raises DamagedError where a file has another size or hash than it should, or a shard's header is not sound;
-        `place` is where the files come from.
+        Raises DamagedFileError if a file has another size or hash, or ImageError if a shard's header is invalid.
         """
         for part in self.frame():
-            if isinstance(part, File):
-                yield from checked(part, read(part), place)
+            if isinstance(part, ModelFile):
+                yield from verify_file(part, read(part), location)
             else:
                 yield part
 
-    def frame(self) -> Iterator[bytes | File]:
-        """Yield the archive's headers, zeros and end, and each file where its bytes belong."""
-        yield self._folders()
+    def frame(self) -> Iterator[bytes | ModelFile]:
+        """Yield the headers, padding and end of the archive, and each file in place of its bytes."""
+        # Without entries for directories, some runtimes create them for root only.
+        directories = (MODELS_DIRECTORY, f"{MODELS_DIRECTORY}/{self.model}")
+        yield b"".join(_tar_header(path, tarfile.DIRTYPE, 0o755) for path in directories)
         for file in self.files:
-            yield _entry(f"{FOLDER}/{self.model}/{file.name}", tarfile.REGTYPE, 0o644, file.size)
+            yield _tar_header(f"{MODELS_DIRECTORY}/{self.model}/{file.name}", tarfile.REGTYPE, 0o644, file.size)
             yield file
-            yield bytes(-file.size % BLOCK)
-        yield END
-
-    def _folders(self) -> bytes:
-        # Without entries for folders, some runtimes make them for root alone.
-        return b"".join(_entry(path, tarfile.DIRTYPE, 0o755) for path in (FOLDER, f"{FOLDER}/{self.model}"))
+            yield bytes(-file.size % TAR_BLOCK)
+        yield TAR_END
 
 
-def plan(model: str, files: list[File]) -> list[Layer]:
-    """Divide a model's files: a layer for each shard, and a last one for all small files."""
-    shards = [Layer(model, (file,)) for file in files if file.name.endswith(WEIGHTS)]
-    return [*shards, Layer(model, tuple(file for file in files if not file.name.endswith(WEIGHTS)))]
+def plan_layers(model: str, files: list[ModelFile]) -> list[Layer]:
+    """Assign a model's files to layers: one for each shard, and a last one for all small files."""
+    shards = [Layer(model, (file,)) for file in files if is_weights(file.name)]
+    return [*shards, Layer(model, tuple(file for file in files if not is_weights(file.name)))]
 
 
-def checked(file: File, content: Iterator[bytes], place: str) -> Iterator[bytes]:
-    """Pass on a file's bytes, and raise DamagedError at their end, at the latest, where they are not the file's."""
+def verify_file(file: ModelFile, blocks: Iterator[bytes], location: str) -> Iterator[bytes]:
+    """Yield the blocks of a file; raises DamagedFileError at the end at the latest if size or hashes do not match."""
     sha256, git_sha1, received = hashlib.sha256(), hashlib.sha1(usedforsecurity=False), 0
     git_sha1.update(b"blob %d\0" % file.size)
-    pieces = safetensors.checked(file, content, place) if file.name.endswith(WEIGHTS) else content
-    for piece in pieces:
-        received += len(piece)
+    for block in verify_header(file, blocks, location) if is_weights(file.name) else blocks:
+        received += len(block)
         if received > file.size:
-            raise DamagedError(f"{place} sent more than the {file.size:,} bytes that {file.name} should have")
-        sha256.update(piece)
+            raise DamagedFileError(f"{location} sent more than the {file.size:,} bytes of {file.name}")
+        sha256.update(block)
         if file.git_sha1:
-            git_sha1.update(piece)
-        yield piece
+            git_sha1.update(block)
+        yield block
     if received < file.size:
-        raise DamagedError(f"{place} sent {received:,} of the {file.size:,} bytes of {file.name}")
-    for kind, wanted, actual in (("SHA-256", file.sha256, sha256), ("git SHA-1", file.git_sha1, git_sha1)):
-        if wanted and wanted != actual.hexdigest():
-            raise DamagedError(
-                f"{file.name} from {place} is damaged: its {kind} is {actual.hexdigest()} and should be {wanted}. "
-                "If that stays so, the source or a proxy on the way alters it"
+        raise DamagedFileError(f"{location} sent {received:,} of the {file.size:,} bytes of {file.name}")
+    for kind, expected, actual in (("SHA-256", file.sha256, sha256), ("git SHA-1", file.git_sha1, git_sha1)):
+        if expected and expected != actual.hexdigest():
+            raise DamagedFileError(
+                f"{file.name} from {location} is damaged: its {kind} is {actual.hexdigest()} instead of {expected}. "
+                "If the error persists, the source or a proxy alters the file"
             )
 
 
-def digested(pieces: Iterator[bytes], wanted: str, name: str) -> Iterator[bytes]:
-    """Pass on a blob's pieces, the last only if the digest of all is `wanted` ("sha256:…"); else raise ImageError."""
-    sha256, last = hashlib.sha256(), b""
-    for piece in pieces:
-        sha256.update(piece)
-        if last:
-            yield last
-        last = piece
-    digest = f"sha256:{sha256.hexdigest()}"
-    if digest != wanted:
-        raise ImageError(f"the digest of {name} is {digest}, and should be {wanted}: nothing was kept of it")
-    yield last
-
-
-def _entry(path: str, kind: bytes, mode: int, size: int = 0) -> bytes:
+def _tar_header(path: str, kind: bytes, mode: int, size: int = 0) -> bytes:
     entry = tarfile.TarInfo(path)
-    entry.type, entry.mode, entry.size = kind, mode, size  # owner, group and times are 0
+    entry.type, entry.mode, entry.size = kind, mode, size  # owner, group and times stay 0
     return entry.tobuf(tarfile.GNU_FORMAT)  # differs from ustar only from 8 GiB on

@@ -1,7 +1,7 @@
-"""weights.lock.json: what each model's files and layers are, so that every byte can be held against it.
+"""weights.lock.json: the files and layers of each model, against which every byte is verified.
 
-A layer's digest has to be known before it is sent, since a registry takes it at once and whole only then. It follows
-from the files alone: anyone who has them can compute the lock again.
+A registry accepts a blob in one request only if its digest is known beforehand, so the digests of the layers are
+computed first. They follow from the files alone: anyone who has the files can compute the lock file again.
 """
 
 import dataclasses
@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from images.catalogue import Model
+from checkpoints.catalogue import CatalogueModel
+from checkpoints.files import ModelFile
+from images import ROOT
 from images.errors import ImageError
 from images.io.progress import Progress
-from images.io.retry import retried
-from images.weights.layer import Layer, plan
-from images.weights.source import File, Source
+from images.io.retry import retry_transient
+from images.weights.layer import Layer, plan_layers
+from images.weights.source import Source
 
-PATH = Path(__file__).with_name("weights.lock.json")
+LOCK_PATH = ROOT / "images/weights.lock.json"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class LockedLayer:
 
 
 @dataclass(frozen=True)
-class Entry:
+class LockEntry:
     """A model's files at one revision, and the layers made of them."""
 
     model: str
@@ -43,17 +45,17 @@ class Entry:
 
     @property
     def tag(self) -> str:
-        """The tag of an image that holds the weights alone."""
+        """The tag of the image that holds only the weights."""
         return f"weights-{self.model}-{self.revision[:12]}"
 
     @property
-    def files(self) -> list[File]:
-        """All files."""
+    def files(self) -> list[ModelFile]:
+        """The files of all layers."""
         return [file for locked in self.layers for file in locked.layer.files]
 
 
-def read(path: Path) -> dict[str, dict[str, Any]]:
-    """Return what a lock file holds, nothing where there is none; raises ImageError where it cannot be read."""
+def read_lock(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the content of a lock file, empty if there is none; raises ImageError if it cannot be read."""
     try:
         content = json.loads(path.read_text())
         if isinstance(content, dict) and all(isinstance(value, dict) for value in content.values()):
@@ -61,35 +63,35 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ImageError(f"{path} cannot be read as a lock ({error}): restore it, or remove it") from error
-    raise ImageError(f"{path} is not a lock: it should hold an object by model; restore it, or remove it")
+        raise ImageError(f"{path} cannot be read as a lock file ({error}): restore or remove it") from error
+    raise ImageError(f"{path} is not a lock file, which holds an object for each model: restore or remove it")
 
 
-def find(path: Path, model: Model) -> Entry | None:
-    """Return a model's entry, or None where there is none for its revision.
+def read_entry(path: Path, model: CatalogueModel) -> LockEntry | None:
+    """Return a model's entry, or None if there is none for its revision.
 
-    Raises ImageError where the entry does not agree with itself.
+    Raises ImageError if the entry is malformed or contradicts itself.
     """
-    content = read(path).get(model.name, {})
+    content = read_lock(path).get(model.name, {})
     if "layers" not in content or (model.revision and content.get("revision") != model.revision):
         return None
     try:
         layers = tuple(
-            LockedLayer(Layer(model.name, tuple(File(**file) for file in layer["files"])), layer["digest"])
+            LockedLayer(Layer(model.name, tuple(ModelFile(**file) for file in layer["files"])), layer["digest"])
             for layer in content["layers"]
         )
         sizes = [layer["size"] for layer in content["layers"]]
-        entry = Entry(model.name, content["repository"], content["revision"], content["licence"], layers)
+        entry = LockEntry(model.name, content["repository"], content["revision"], content["licence"], layers)
         if sizes == [locked.layer.size for locked in layers]:
             return entry
     except (LookupError, TypeError) as error:
         raise ImageError(f"{path}: the entry of {model.name} cannot be read ({error!r}): restore it") from error
-    raise ImageError(f"{path}: the sizes of the layers of {model.name} do not fit their files: restore it")
+    raise ImageError(f"{path}: the sizes of the layers of {model.name} do not match their files: restore the entry")
 
 
-def write(path: Path, entry: Entry) -> None:
-    """Put an entry into a lock file, whole or not at all."""
-    content = read(path)
+def write_entry(path: Path, entry: LockEntry) -> None:
+    """Add or replace an entry in a lock file, atomically."""
+    content = read_lock(path)
     content[entry.model] = {
         "repository": entry.repository,
         "revision": entry.revision,
@@ -111,58 +113,58 @@ def write(path: Path, entry: Entry) -> None:
     part.replace(path)
 
 
-def make(model: Model, source: Source, connections: int) -> Entry:
-    """Read every file once, and return the entry; nothing is kept.
+def lock_model(model: CatalogueModel, source: Source, connections: int) -> LockEntry:
+    """Read every file of a model once, and return its entry.
 
-    Raises ImageError where a file is not what the source itself says.
+    Raises ImageError if a file does not match the hash that the source publishes.
     """
-    revision, files = retried(source.files, Progress.say)
-    layers = plan(model.name, files)
+    revision, files = retry_transient(source.list_files, Progress.log_line)
+    layers = plan_layers(model.name, files)
     progress = Progress(model.name, "hashed")
     with ThreadPoolExecutor(connections) as executor:
         try:
-            results = list(executor.map(lambda layer: _hash(layer, source, progress), layers))
+            locked = list(executor.map(lambda layer: _hash_layer(layer, source, progress), layers))
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
-    return Entry(model.name, model.repository, revision, model.licence, tuple(results))
+    return LockEntry(model.name, model.repository, revision, model.licence, tuple(locked))
 
 
-def differences(entry: Entry, source: Source) -> list[str]:
-    """Return what a source's own list of files says otherwise than a lock, a line each; no file is read."""
-    revision, files = retried(source.files, Progress.say)
+def compare_with_source(entry: LockEntry, source: Source) -> list[str]:
+    """Return the differences between an entry and a source's list of files, a line each; this reads no file."""
+    revision, files = retry_transient(source.list_files, Progress.log_line)
     locked, found = {file.name: file for file in entry.files}, {file.name: file for file in files}
-    lines = [] if revision == entry.revision else [f"revision {revision}, and the lock has {entry.revision}"]
-    lines += [f"{name} is missing from {source.place}" for name in locked.keys() - found.keys()]
-    lines += [f"{name} is not in the lock" for name in found.keys() - locked.keys()]
+    lines = [] if revision == entry.revision else [f"the revision is {revision}, and {entry.revision} in the lock file"]
+    lines += [f"{name} is missing from {source.location}" for name in locked.keys() - found.keys()]
+    lines += [f"{name} is not in the lock file" for name in found.keys() - locked.keys()]
     for name in locked.keys() & found.keys():
         for key in ("size", "sha256", "git_sha1"):
             ours, theirs = getattr(locked[name], key), getattr(found[name], key)
             if theirs is not None and ours != theirs:
-                lines.append(f"{name} has the {key} {theirs}, and the lock has {ours}")
+                lines.append(f"{name} has the {key} {theirs}, and {ours} in the lock file")
     return sorted(lines)
 
 
-def _hash(layer: Layer, source: Source, progress: Progress) -> LockedLayer:
-    """Compute a layer's digest, and the SHA-256 of every file in it."""
+def _hash_layer(layer: Layer, source: Source, progress: Progress) -> LockedLayer:
+    """Compute the digest of a layer, and the SHA-256 of every file in it."""
 
-    def once() -> LockedLayer:
+    def attempt() -> LockedLayer:
         digest, hashes = hashlib.sha256(), {file.name: hashlib.sha256() for file in layer.files if not file.sha256}
 
-        def read(file: File) -> Iterator[bytes]:
-            for piece in source.read(file):
+        def read(file: ModelFile) -> Iterator[bytes]:
+            for block in source.read(file):
                 if file.name in hashes:
-                    hashes[file.name].update(piece)
-                yield piece
+                    hashes[file.name].update(block)
+                yield block
 
         with progress.part(layer.name, layer.size) as add:
-            for piece in layer.stream(read, source.place):
-                digest.update(piece)
-                add(len(piece))
+            for block in layer.stream(read, source.location):
+                digest.update(block)
+                add(len(block))
         files = tuple(
             dataclasses.replace(file, sha256=hashes[file.name].hexdigest()) if file.name in hashes else file
             for file in layer.files
         )
         return LockedLayer(Layer(layer.model, files), f"sha256:{digest.hexdigest()}")
 
-    return retried(once, Progress.say)
+    return retry_transient(attempt, Progress.log_line)

@@ -1,4 +1,4 @@
-"""Folders made in processes that end in every way a process can."""
+"""Directories created by processes that complete, fail or are killed."""
 
 import signal
 import subprocess
@@ -9,30 +9,30 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.atomic import building
+from checkpoints.atomic import atomic_directory
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 from pathlib import Path
-from checkpoints.atomic import building
+from checkpoints.atomic import atomic_directory
 
-with building(Path(sys.argv[1]), keep_partial=sys.argv[2] == "keep") as partial:
+with atomic_directory(Path(sys.argv[1]), keep_partial=sys.argv[2] == "keep") as partial:
     if partial is None:
-        sys.exit("there already")
+        sys.exit("exists already")
     (partial / "first").write_text(f"with {len(list(partial.iterdir()))} others")
-    print("half made", flush=True)
+    print("half created", flush=True)
     sys.stdin.readline()
     (partial / "second").touch()
 """
 
 
 @contextmanager
-def process(folder: Path, mode: str = "anew") -> Iterator[subprocess.Popen[str]]:
-    """A process that makes `folder` halfway, says so on stdout, and goes on once its stdin is closed."""
+def process(directory: Path, mode: str = "clear") -> Iterator[subprocess.Popen[str]]:
+    """Run a process that half creates `directory`, reports that on stdout, and completes when its stdin is closed."""
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, folder, mode], cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        [sys.executable, "-c", PROGRAM, directory, mode], cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True
     ) as started:
         try:
             yield started
@@ -40,78 +40,78 @@ def process(folder: Path, mode: str = "anew") -> Iterator[subprocess.Popen[str]]
             started.kill()
 
 
-def test_a_folder_has_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
-    folder = tmp_path / "models/new"
-    with building(folder) as partial:
+def test_directory_gets_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
+    directory = tmp_path / "models/new"
+    with atomic_directory(directory) as partial:
         assert partial
         (partial / "inner").mkdir()
         (partial / "inner/file").write_text("content")
-        assert not folder.exists()
-    assert (folder / "inner/file").read_text() == "content"
+        assert not directory.exists()
+    assert (directory / "inner/file").read_text() == "content"
     assert not partial.exists()
 
 
-def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
+def test_existing_directory_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with building(tmp_path / "there") as partial:
+    with atomic_directory(tmp_path / "there") as partial:
         assert partial is None
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
 @pytest.mark.parametrize("keep_partial", [False, True])
-def test_a_failure_leaves_the_name_free(tmp_path: Path, keep_partial: bool) -> None:
-    folder = tmp_path / "new"
+def test_failure_leaves_the_name_free(tmp_path: Path, keep_partial: bool) -> None:
+    directory = tmp_path / "new"
 
     def fail() -> None:
-        with building(folder, keep_partial=keep_partial) as partial:
+        with atomic_directory(directory, keep_partial=keep_partial) as partial:
             assert partial
             (partial / "half").touch()
             raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"):
         fail()
-    assert not folder.exists()
-    with building(folder, keep_partial=keep_partial) as partial:
+    assert not directory.exists()
+    with atomic_directory(directory, keep_partial=keep_partial) as partial:
         assert partial
         assert (partial / "half").exists() == keep_partial
-    assert folder.exists()
+    assert directory.exists()
 
 
-def test_a_killed_process_leaves_the_name_free_and_nothing_locked(tmp_path: Path) -> None:
-    folder = tmp_path / "new"
-    with process(folder) as killed:
+def test_killed_process_leaves_the_name_free_and_no_lock(tmp_path: Path) -> None:
+    directory = tmp_path / "new"
+    with process(directory) as killed:
         assert killed.stdout
-        assert killed.stdout.readline() == "half made\n"
+        assert killed.stdout.readline() == "half created\n"
         killed.send_signal(signal.SIGKILL)
         killed.wait()
-    assert not folder.exists()
-    with process(folder) as next_one:
-        assert next_one.communicate("\n") == ("half made\n", "")
-    assert (folder / "first").read_text() == "with 0 others"
-    assert (folder / "second").exists()
+    assert not directory.exists()
+    with process(directory) as next_one:
+        assert next_one.communicate("\n") == ("half created\n", "")
+    assert (directory / "first").read_text() == "with 0 others"
+    assert (directory / "second").exists()
 
 
-def test_a_killed_process_leaves_what_the_next_one_can_go_on_with(tmp_path: Path) -> None:
-    folder = tmp_path / "new"
-    with process(folder, "keep") as killed:
+def test_killed_process_leaves_files_with_which_the_next_one_resumes(tmp_path: Path) -> None:
+    directory = tmp_path / "new"
+    with process(directory, "keep") as killed:
         assert killed.stdout
         killed.stdout.readline()
         killed.kill()
         killed.wait()
-    with building(folder, keep_partial=True) as partial:
+    with atomic_directory(directory, keep_partial=True) as partial:
         assert partial
         assert [path.name for path in partial.iterdir()] == ["first"]
 
 
-def test_a_second_process_waits_and_says_so(tmp_path: Path) -> None:
-    folder = tmp_path / "new"
-    with process(folder) as first:
+def test_second_process_waits_and_reports_it(tmp_path: Path) -> None:
+    directory = tmp_path / "new"
+    with process(directory) as first:
         assert first.stdout
         first.stdout.readline()
-        with process(folder) as second:
+        with process(directory) as second:
             assert second.stderr
-            assert second.stderr.readline() == f"Another process is making {folder}: waiting for it\n"
+            assert second.stderr.readline() == f"Another process is creating {directory}; waiting for it\n"
             first.communicate("\n")
-            assert second.communicate() == ("", "there already\n")
+            assert second.communicate() == ("", "exists already\n")
     assert first.returncode == 0
-    assert (folder / "first").read_text() == "with 0 others"
+    assert (directory / "first").read_text() == "with 0 others"

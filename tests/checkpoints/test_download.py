@@ -1,4 +1,4 @@
-"""Downloads with the real client, each in a process of its own, from a hub on this machine."""
+"""Downloads with the official client, each in a process of its own, from a hub on this machine."""
 
 import hashlib
 import json
@@ -35,24 +35,24 @@ WANTED = {
     "tokenizer.model",
     "tokenizer_config.json",
 }
-LEFT_OUT = {"README.md", "modeling_phi3.py", "onnx/model.safetensors", "pytorch_model.bin", "training_args.pt"}
+SKIPPED = {"README.md", "modeling_phi3.py", "onnx/model.safetensors", "pytorch_model.bin", "training_args.pt"}
 ADMITTED, REFUSED = "hf_not_to_be_seen", "hf_of_somebody_else"
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository with the layout of Phi-3's, whose weights are noise."""
-    folder = tmp_path / "repository"
-    (folder / "onnx").mkdir(parents=True)
-    for name in WANTED | LEFT_OUT:
-        (folder / name).write_text(f"{name}\n")
+    """A repository with the layout of Phi-3's and random weights."""
+    directory = tmp_path / "repository"
+    (directory / "onnx").mkdir(parents=True)
+    for name in WANTED | SKIPPED:
+        (directory / name).write_text(f"{name}\n")
     for name, size in SHARDS.items():
-        (folder / name).write_bytes(os.urandom(size))
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "config.json").write_text(json.dumps({"model_type": "phi3"}))
+        (directory / name).write_bytes(os.urandom(size))
+    (directory / "tokenizer.json").write_text("{}")
+    (directory / "config.json").write_text(json.dumps({"model_type": "phi3"}))
     weights = {f"layer{number}.weight": name for number, name in enumerate(SHARDS)}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
-    return folder
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    return directory
 
 
 @pytest.fixture
@@ -62,11 +62,11 @@ def hub(repository: Path) -> Iterator[Hub]:
 
 
 class Client:
-    """`python -m checkpoints mini-4k` against one hub, with nothing else of ours in its environment."""
+    """`python -m checkpoints mini-4k` against one hub, in a minimal environment."""
 
     def __init__(self, directory: Path, endpoint: str) -> None:
         self.models = directory / "models"
-        self.folder = self.models / MODEL.name
+        self.directory = self.models / MODEL.name
         self.partial = self.models / f".{MODEL.name}.partial"
         self.command = [sys.executable, "-m", "checkpoints", MODEL.name, "--directory", str(self.models)]
         measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
@@ -91,20 +91,20 @@ class Client:
     def succeed(self, **environment: str) -> str:
         """Return stderr."""
         status, stdout, stderr = self.run(**environment)
-        assert (status, stdout) == (0, f"{self.folder}\n"), stderr
+        assert (status, stdout) == (0, f"{self.directory}\n"), stderr
         return stderr
 
     def fail(self, **environment: str) -> str:
-        """Return the error, which is one line, the last one, and no traceback."""
+        """Return the error message, which must be the last line and no traceback."""
         status, stdout, stderr = self.run(**environment)
         assert (status, stdout) == (1, ""), stderr
         assert "Traceback" not in stderr
         assert stderr.splitlines()[-1].startswith("error: ")
-        assert not self.folder.exists()
+        assert not self.directory.exists()
         return stderr.splitlines()[-1]
 
     def wait_for(self, name: str, size: int) -> None:
-        """Wait until so many bytes of a file have come."""
+        """Wait until so many bytes of a file have arrived."""
         path = self.partial / name
         deadline = time.monotonic() + 60
         while not path.exists() or path.stat().st_size < size:
@@ -117,13 +117,13 @@ def client(tmp_path: Path, hub: Hub) -> Client:
     return Client(tmp_path, hub.url)
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def content(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def test_a_model_arrives_whole_with_the_hashes_of_its_files(client: Client, repository: Path) -> None:
+def test_download_is_complete_with_the_hashes_of_its_files(client: Client, repository: Path) -> None:
     client.succeed()
-    arrived = content(client.folder)
+    arrived = content(client.directory)
     manifest = json.loads(arrived.pop("hashes.json"))
     assert arrived == {name: (repository / name).read_bytes() for name in WANTED}
     assert manifest == {
@@ -135,24 +135,24 @@ def test_a_model_arrives_whole_with_the_hashes_of_its_files(client: Client, repo
     }
 
 
-def test_nothing_but_what_is_wanted_is_asked_for(client: Client, hub: Hub) -> None:
+def test_only_wanted_files_are_requested(client: Client, hub: Hub) -> None:
     stderr = client.succeed()
-    assert not any(request.path.endswith(tuple(LEFT_OUT)) for request in hub.requests)
+    assert not any(request.path.endswith(tuple(SKIPPED)) for request in hub.requests)
     assert {request.path.split("/")[1] for request in hub.requests if request.host == "hub"} == {"api", "microsoft"}
     assert len([request for request in hub.requests if request.path.startswith("/api")]) == 1
-    assert [line for line in stderr.splitlines() if "leaving out" in line] == [
-        f"mini-4k: leaving out {', '.join(sorted(LEFT_OUT))}"
+    assert [line for line in stderr.splitlines() if "skipping" in line] == [
+        f"mini-4k: skipping {', '.join(sorted(SKIPPED))}"
     ]
 
 
-def test_a_second_run_asks_for_nothing(client: Client, hub: Hub) -> None:
+def test_second_run_requests_nothing(client: Client, hub: Hub) -> None:
     client.succeed()
     hub.requests.clear()
     assert client.succeed() == ""
     assert hub.requests == []
 
 
-def test_a_cut_connection_resumes(client: Client, hub: Hub) -> None:
+def test_dropped_connection_resumes(client: Client, hub: Hub) -> None:
     hub.cut = {FIRST: 1_000_000, "tokenizer.json": 1}
     client.succeed()
     assert [(one.range, one.sent) for one in hub.sent(FIRST)] == [
@@ -162,42 +162,45 @@ def test_a_cut_connection_resumes(client: Client, hub: Hub) -> None:
     assert [(one.range, one.sent) for one in hub.sent("tokenizer.json")] == [(None, 1), ("bytes=1-", 1)]
 
 
-def test_a_server_that_cannot_resume_sends_the_file_anew(client: Client, hub: Hub, repository: Path) -> None:
+def test_hub_without_ranges_sends_the_file_again(client: Client, hub: Hub, repository: Path) -> None:
     hub.cut = {FIRST: 1_000_000}
     hub.ranges = False
     client.succeed()
     assert [one.sent for one in hub.sent(FIRST)] == [1_000_000, SHARDS[FIRST]]
-    assert content(client.folder)[FIRST] == (repository / FIRST).read_bytes()
+    assert content(client.directory)[FIRST] == (repository / FIRST).read_bytes()
 
 
-def test_an_overloaded_hub_is_asked_again(client: Client, hub: Hub) -> None:
+def test_request_to_an_overloaded_hub_is_retried(client: Client, hub: Hub) -> None:
     hub.status = {FIRST: 503}
     client.succeed()
 
 
-def test_a_hub_that_lists_a_file_and_refuses_it_is_named(client: Client, hub: Hub) -> None:
+def test_hub_that_refuses_a_listed_file_is_named(client: Client, hub: Hub) -> None:
     hub.status = {FIRST: 410}
-    assert "127.0.0.1 answered HTTP 410 when asked for microsoft/Phi-3-mini-4k-instruct" in client.fail()
+    assert (
+        "127.0.0.1 returned HTTP 410 for model-00001-of-00002.safetensors of microsoft/Phi-3-mini-4k-instruct"
+        in client.fail()
+    )
 
 
-def test_a_killed_download_goes_on_where_it_stopped(client: Client, hub: Hub, repository: Path) -> None:
+def test_killed_download_resumes(client: Client, hub: Hub, repository: Path) -> None:
     hub.stall = {FIRST: 1_000_000}
     with client.start() as process:
         client.wait_for(FIRST, 1_000_000)
         client.wait_for(SECOND, SHARDS[SECOND])
         process.send_signal(signal.SIGKILL)
-    assert not client.folder.exists()
+    assert not client.directory.exists()
     client.succeed()
     assert [(one.range, one.sent) for one in hub.sent(FIRST)] == [
         (None, 1_000_000),
         ("bytes=1000000-", SHARDS[FIRST] - 1_000_000),
     ]
     assert len(hub.sent(SECOND)) == 1
-    assert content(client.folder)[FIRST] == (repository / FIRST).read_bytes()
+    assert content(client.directory)[FIRST] == (repository / FIRST).read_bytes()
 
 
-def test_control_c_stops_in_one_line_and_the_next_run_goes_on(client: Client, hub: Hub) -> None:
-    # A shell's background job ignores SIGINT, and so would what it starts.
+def test_interrupt_is_reported_in_one_line_and_the_next_run_resumes(client: Client, hub: Hub) -> None:
+    # A background job of a shell ignores SIGINT, and its children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     hub.stall = {FIRST: 1_000_000}
     with client.start(HF_HUB_DOWNLOAD_TIMEOUT="8") as process:
@@ -206,14 +209,14 @@ def test_control_c_stops_in_one_line_and_the_next_run_goes_on(client: Client, hu
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (130, "")
     assert "Traceback" not in stderr
-    assert stderr.splitlines()[-1] == "Interrupted; run this again, and it goes on where it stopped"
+    assert stderr.splitlines()[-1] == "Interrupted; run this again to resume"
     assert len(hub.sent(FIRST)) == 1
     client.succeed()
     assert hub.sent(FIRST)[-1].range == "bytes=1000000-"
 
 
 @pytest.mark.parametrize(("name", "position"), [(FIRST, 2_000_000), ("config.json", 3)])
-def test_a_flipped_bit_is_refused_by_name_and_fetched_again(
+def test_corrupted_file_is_refused_and_downloaded_again(
     client: Client, hub: Hub, repository: Path, name: str, position: int
 ) -> None:
     hub.flip = {name: position}
@@ -224,10 +227,10 @@ def test_a_flipped_bit_is_refused_by_name_and_fetched_again(
     assert not (client.partial / name).exists()
     hub.flip = {}
     client.succeed()
-    assert content(client.folder)[name] == (repository / name).read_bytes()
+    assert content(client.directory)[name] == (repository / name).read_bytes()
 
 
-def test_a_kept_file_that_was_damaged_since_is_refused(client: Client, hub: Hub) -> None:
+def test_partial_file_damaged_on_disk_is_refused(client: Client, hub: Hub) -> None:
     hub.stall = {FIRST: 1_000_000}
     with client.start() as process:
         client.wait_for(FIRST, 1_000_000)
@@ -239,7 +242,7 @@ def test_a_kept_file_that_was_damaged_since_is_refused(client: Client, hub: Hub)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", SECOND])
-def test_a_repository_that_lacks_a_file_is_refused_before_weights_are_sent(
+def test_incomplete_repository_is_refused_before_weights_are_sent(
     client: Client, hub: Hub, repository: Path, name: str
 ) -> None:
     (repository / name).unlink()
@@ -247,9 +250,7 @@ def test_a_repository_that_lacks_a_file_is_refused_before_weights_are_sent(
     assert not hub.sent(FIRST)
 
 
-def test_a_repository_without_an_index_needs_its_weights_in_one_file(
-    client: Client, hub: Hub, repository: Path
-) -> None:
+def test_repository_without_an_index_needs_its_weights_in_one_file(client: Client, hub: Hub, repository: Path) -> None:
     (repository / "model.safetensors.index.json").unlink()
     assert "has no model.safetensors in revision" in client.fail()
     (repository / FIRST).rename(repository / "model.safetensors")
@@ -258,24 +259,24 @@ def test_a_repository_without_an_index_needs_its_weights_in_one_file(
     assert len(hub.sent("model.safetensors")) == 1
 
 
-def test_a_hub_without_the_revision_is_named(client: Client, hub: Hub) -> None:
+def test_hub_without_the_revision_is_named(client: Client, hub: Hub) -> None:
     hub.revision = "0" * 40
     assert f"{hub.url} has no revision {MODEL.revision}" in client.fail()
 
 
-def test_a_hub_that_answers_with_another_revision_is_refused(client: Client, hub: Hub) -> None:
+def test_response_with_another_revision_is_refused(client: Client, hub: Hub) -> None:
     hub.claimed_revision = "1" * 40
-    assert f"answered with revision {'1' * 40}" in client.fail()
+    assert f"returned revision {'1' * 40}" in client.fail()
 
 
-def test_a_repository_that_is_not_there_is_named(client: Client, hub: Hub) -> None:
+def test_missing_repository_is_named(client: Client, hub: Hub) -> None:
     hub.repository = "someone/else"
     error = client.fail()
-    assert "does not give out microsoft/Phi-3-mini-4k-instruct (HTTP 401)" in error
+    assert "denies access to microsoft/Phi-3-mini-4k-instruct (HTTP 401)" in error
     assert "HF_TOKEN" in error
 
 
-def test_a_gated_repository_asks_for_a_token_that_goes_to_the_hub_alone(client: Client, hub: Hub) -> None:
+def test_gated_repository_needs_a_token_that_only_the_hub_receives(client: Client, hub: Hub) -> None:
     hub.token = ADMITTED
     assert "Set HF_TOKEN" in client.fail()
     error = client.fail(HF_TOKEN=REFUSED)
@@ -286,13 +287,13 @@ def test_a_gated_repository_asks_for_a_token_that_goes_to_the_hub_alone(client: 
     assert {(one.host, one.authorization) for one in hub.requests} == {("hub", f"Bearer {ADMITTED}"), ("cdn", None)}
 
 
-def test_a_mistyped_token_is_named_and_not_shown(client: Client) -> None:
+def test_malformed_token_is_reported_but_not_shown(client: Client) -> None:
     error = client.fail(HF_TOKEN=f"{ADMITTED}…")
     assert "HF_TOKEN" in error
     assert ADMITTED not in error
 
 
-def test_an_unreachable_hub_is_named_without_the_password_in_its_address(tmp_path: Path, repository: Path) -> None:
+def test_unreachable_hub_is_named_without_the_password_in_its_address(tmp_path: Path, repository: Path) -> None:
     with Hub(repository, MODEL.repository, MODEL.revision) as hub:
         pass
     error = Client(tmp_path, hub.url.replace("//", "//user:password@")).fail()
@@ -300,27 +301,27 @@ def test_an_unreachable_hub_is_named_without_the_password_in_its_address(tmp_pat
     assert "HF_ENDPOINT" in error
 
 
-def test_an_address_that_is_no_hub_is_named(tmp_path: Path, hub: Hub) -> None:
-    page = hub.folder / "api" / "models" / MODEL.repository / "revision" / MODEL.revision
+def test_address_without_a_hub_is_named(tmp_path: Path, hub: Hub) -> None:
+    page = hub.directory / "api" / "models" / MODEL.repository / "revision" / MODEL.revision
     page.parent.mkdir(parents=True)
     page.write_text("<html>")
     error = Client(tmp_path, hub.cdn_url).fail()
-    assert f"{hub.cdn_url} cannot be asked as a Hugging Face hub can" in error
+    assert f"{hub.cdn_url} does not respond like a Hugging Face hub" in error
 
 
-def test_offline_mode_is_named(client: Client) -> None:
+def test_offline_mode_is_reported(client: Client) -> None:
     assert "unset HF_HUB_OFFLINE" in client.fail(HF_HUB_OFFLINE="1")
 
 
-def test_too_small_a_disk_is_refused_with_numbers_before_anything_is_sent(client: Client, hub: Hub) -> None:
+def test_full_disk_is_reported_before_anything_is_sent(client: Client, hub: Hub) -> None:
     hub.sizes = {FIRST: 10**18}
     error = client.fail()
-    assert "mini-4k takes 1.00EB more" in error
-    assert " are free" in error
+    assert "mini-4k needs 1.00EB more" in error
+    assert " free: free some space" in error
     assert not hub.sent("config.json")
 
 
-def test_two_at_once_download_once(client: Client, hub: Hub) -> None:
+def test_concurrent_processes_download_once(client: Client, hub: Hub) -> None:
     hub.stall = {FIRST: 1_000_000}
     with client.start() as first:
         client.wait_for(FIRST, 1_000_000)
@@ -328,25 +329,25 @@ def test_two_at_once_download_once(client: Client, hub: Hub) -> None:
             assert second.stderr
             assert "waiting for it" in second.stderr.readline()
             hub.released.set()
-            assert [process.communicate(timeout=60)[0] for process in (first, second)] == [f"{client.folder}\n"] * 2
+            assert [process.communicate(timeout=60)[0] for process in (first, second)] == [f"{client.directory}\n"] * 2
     assert [one.sent for name in SHARDS for one in hub.sent(name)] == list(SHARDS.values())
 
 
-def test_another_revision_is_replaced_when_the_new_one_is_complete(client: Client, hub: Hub) -> None:
+def test_other_revision_is_replaced_when_the_new_one_is_complete(client: Client, hub: Hub) -> None:
     older = {"revision": "2" * 40, "files": {}}
-    client.folder.mkdir(parents=True)
-    (client.folder / "hashes.json").write_text(json.dumps(older))
+    client.directory.mkdir(parents=True)
+    (client.directory / "hashes.json").write_text(json.dumps(older))
     hub.flip = {FIRST: 0}
     status, _, stderr = client.run()
     assert (status, "arrived damaged" in stderr) == (1, True)
-    assert content(client.folder) == {"hashes.json": json.dumps(older).encode()}
+    assert content(client.directory) == {"hashes.json": json.dumps(older).encode()}
     hub.flip = {}
     client.succeed()
-    assert json.loads((client.folder / "hashes.json").read_text())["revision"] == MODEL.revision
+    assert json.loads((client.directory / "hashes.json").read_text())["revision"] == MODEL.revision
     assert sorted(path.name for path in client.models.iterdir()) == [".mini-4k.lock", "mini-4k"]
 
 
-def test_bytes_of_another_revision_are_not_gone_on_with(client: Client, hub: Hub) -> None:
+def test_download_does_not_resume_from_another_revision(client: Client, hub: Hub) -> None:
     client.partial.mkdir(parents=True)
     (client.partial / FIRST).write_bytes(b"another revision's")
     (client.partial / "hashes.json").write_text(json.dumps({"revision": "2" * 40}))
@@ -354,7 +355,7 @@ def test_bytes_of_another_revision_are_not_gone_on_with(client: Client, hub: Hub
     assert [one.range for one in hub.sent(FIRST)] == [None]
 
 
-def test_a_terminal_gets_a_bar(client: Client) -> None:
+def test_terminal_shows_a_bar(client: Client) -> None:
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (24, 80))
     with subprocess.Popen(
@@ -365,15 +366,17 @@ def test_a_terminal_gets_a_bar(client: Client) -> None:
         try:
             while block := os.read(terminal, 65536):
                 shown += block
-        except OSError:  # how a terminal says that nobody writes to it any more
+        except OSError:  # the end of the terminal's output
             pass
     os.close(terminal)
     assert process.returncode == 0
     assert b"mini-4k: 100%" in shown
 
 
-def test_a_log_gets_lines_with_rate_and_time_left(client: Client) -> None:
-    code = "import sys; from checkpoints import __main__, hub; hub.LINE_EVERY = 0; sys.exit(__main__.main())"
+def test_log_shows_rate_and_time_left(client: Client) -> None:
+    code = (
+        "import sys; from checkpoints import __main__, download; download.LOG_INTERVAL = 0; sys.exit(__main__.main())"
+    )
     client.command[1:3] = ["-c", code]
     lines = client.succeed().splitlines()
     assert any(re.fullmatch(r"mini-4k: [\d.]+MB of 5\.00MB, [\d.]+[kMG]B/s, [\d:]+ left", line) for line in lines)

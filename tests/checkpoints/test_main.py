@@ -1,3 +1,5 @@
+"""The command line."""
+
 import json
 import subprocess
 import sys
@@ -15,16 +17,16 @@ INDEX = "model.safetensors.index.json"
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A folder that has all that is asked of a checkpoint before it is loaded."""
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "phi3"}))
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(bytes(8))
-    return folder
+    """A directory that passes verification; its weights are not real."""
+    directory = tmp_path / "checkpoint"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps({"model_type": "phi3"}))
+    (directory / "tokenizer.json").write_text("{}")
+    (directory / "model.safetensors").write_bytes(bytes(8))
+    return directory
 
 
-def test_a_folder_is_printed_alone_and_absolute(
+def test_directory_is_printed_alone_and_absolute(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(checkpoint.parent)
@@ -33,33 +35,36 @@ def test_a_folder_is_printed_alone_and_absolute(
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no config": (lambda folder: (folder / "config.json").unlink(), "lacks config.json"),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "lacks tokenizer.json"),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "lacks *.safetensors"),
+    "no config": (lambda directory: (directory / "config.json").unlink(), "lacks config.json"),
+    "no tokenizer": (lambda directory: (directory / "tokenizer.json").unlink(), "lacks tokenizer.json"),
+    "no weights": (lambda directory: (directory / "model.safetensors").unlink(), "lacks *.safetensors"),
     "pickles": (
-        lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
-        "has its weights in pytorch_model.bin alone. Loading those can run any code",
+        lambda directory: (directory / "model.safetensors").rename(directory / "pytorch_model.bin"),
+        "has its weights only in pytorch_model.bin. Pickles can run arbitrary code",
     ),
     "a shard short": (
-        lambda folder: (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "model-2.safetensors"}})),
+        lambda directory: (directory / INDEX).write_text(json.dumps({"weight_map": {"a": "model-2.safetensors"}})),
         "lacks model-2.safetensors",
     ),
     "another model": (
-        lambda folder: (folder / "config.json").write_text(json.dumps({"model_type": "llama"})),
-        "has the model_type 'llama': only 'phi3' can be served",
+        lambda directory: (directory / "config.json").write_text(json.dumps({"model_type": "llama"})),
+        "has the model_type 'llama'; only 'phi3' is supported",
     ),
-    "broken config": (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read as JSON"),
+    "broken config": (
+        lambda directory: (directory / "config.json").write_text("{"),
+        "config.json cannot be read as JSON",
+    ),
     "cut": (
-        lambda folder: (folder / "hashes.json").write_text(
+        lambda directory: (directory / "hashes.json").write_text(
             json.dumps({"revision": "1", "files": {"model.safetensors": {"size": 9}}})
         ),
-        "model.safetensors has 8 bytes and should have 9",
+        "model.safetensors has 8 bytes instead of 9",
     ),
 }
 
 
 @pytest.mark.parametrize(("damage", "error"), DAMAGES.values(), ids=DAMAGES)
-def test_a_folder_that_cannot_be_loaded_is_refused_with_the_reason(
+def test_unusable_directory_is_refused_with_the_reason(
     checkpoint: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], object], error: str
 ) -> None:
     damage(checkpoint)
@@ -70,21 +75,21 @@ def test_a_folder_that_cannot_be_loaded_is_refused_with_the_reason(
     assert error in stderr
 
 
-def test_pickles_beside_safetensors_do_no_harm(checkpoint: Path) -> None:
+def test_pickles_beside_safetensors_are_ignored(checkpoint: Path) -> None:
     (checkpoint / "pytorch_model.bin").write_bytes(b"")
     assert main([str(checkpoint)]) == 0
 
 
-def test_an_unknown_name_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_name_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mini-5k"]) == 1
     assert (
-        "there is no model or folder 'mini-5k': choose demo, mini-4k, mini-128k, medium-4k, medium-128k, or"
+        "there is no model or directory 'mini-5k': choose demo, mini-4k, mini-128k, medium-4k, medium-128k, or"
         in capsys.readouterr().err
     )
 
 
 @pytest.mark.parametrize("name", ["demo", "mini-4k"])
-def test_a_model_that_is_there_is_found_without_what_it_takes_to_make_one(checkpoint: Path, name: str) -> None:
+def test_existing_model_is_found_without_slow_imports(checkpoint: Path, name: str) -> None:
     checkpoint.rename(checkpoint.with_name(name))
     if name in CATALOGUE:
         manifest = {"revision": CATALOGUE[name].revision, "files": {"config.json": {"size": 22}}}
@@ -99,7 +104,7 @@ def test_a_model_that_is_there_is_found_without_what_it_takes_to_make_one(checkp
     assert output.stderr == ""
 
 
-def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unwritable_directory_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert main(["mini-4k", "--directory", str(tmp_path / "file")]) == 1
     assert "file" in capsys.readouterr().err

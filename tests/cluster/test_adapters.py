@@ -8,10 +8,9 @@ import pytest
 import torch
 from transformers import Phi3ForCausalLM
 
-from images.oci.reference import parse
+from images.oci.reference import parse_reference
 from tests.cluster.cluster import RELEASE, ROOT, Namespace
-from tools.harness.images import archive
-from tools.harness.images import runtime as publish
+from tools.harness.images import push_runtime, tar_archive
 
 
 @pytest.fixture
@@ -28,10 +27,10 @@ def test_an_adapter_comes_from_an_image_and_is_merged(adapter: Path, namespace: 
     cluster = namespace.cluster
     assert cluster.kubeconfig.parent == ROOT / ".cluster", "an image is pushed to the registry of scripts/cluster alone"
     image = f"{cluster.registry}/adapters/plain:1"
-    target = parse(image, plain_http=True)
+    target = parse_reference(image, plain_http=True)
     # Readable by all, where PEFT lets the owner alone read them.
     files = {f"data/{file.name}": file.read_bytes() for file in adapter.iterdir()}
-    publish(target.store, target.tag, layers=[archive(files)])
+    push_runtime(target.store, target.tag, layers=[tar_archive(files)])
     namespace.install(values={"model": "demo", "adapters": {"plain": {"image": image, "path": "data", "weight": 0.5}}})
     path = f"/api/v1/namespaces/{namespace.name}/services/{RELEASE}:http/proxy/v1/models"
     (card,) = json.loads(cluster.kubectl("get", "--raw", path))["data"]

@@ -12,7 +12,7 @@ import yaml
 
 from tests.cluster.cluster import CHART, ROOT, Cluster, Manifest, Namespace, wait
 
-CATALOGUE = yaml.safe_load((ROOT / "images/catalogue.yaml").read_text())["models"]
+CATALOGUE = yaml.safe_load((ROOT / "checkpoints/catalogue.yaml").read_text())["models"]
 # Each at its whole context and at a smaller one.
 CELLS = [
     (model, context) for model, entry in CATALOGUE.items() for context in (entry["context"], entry["context"] // 8)
@@ -25,7 +25,7 @@ GPUS = "32"
 def floor(model: str, context: int) -> int:
     """Return the MiB of GPU memory that a model needs, as the catalogue says it."""
     gpu = CATALOGUE[model]["gpu"]
-    return int(gpu["weights"] + math.ceil(context * gpu["token"] / 1024 / 0.9) + 1536)
+    return int(gpu["weightsMiB"] + math.ceil(context * gpu["kvKiBPerToken"] / 1024 / 0.9) + 1536)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from images.oci.reference import parse
-from images.oci.store import require
-from images.runtime.build import copy
+from images.io.progress import Progress
+from images.oci.copy import copy_image
+from images.oci.reference import parse_reference
+from images.oci.store import get_image_manifest
 from tests.cluster.cluster import CHART, RELEASE, ROOT, Namespace
 from tests.cluster.release import release
 
@@ -72,11 +73,11 @@ def test_a_release_of_the_server_pulls_and_unpacks_no_weights(
     values = {"model": "demo", "nodeSelector": {"kubernetes.io/hostname": node}}
     namespace.install(values=values)
 
-    old = parse(cluster.image, plain_http=True)
-    new = parse(f"{cluster.image}-next", plain_http=True)
+    old = parse_reference(cluster.image, plain_http=True)
+    new = parse_reference(f"{cluster.image}-next", plain_http=True)
     release(old, new, {"app/released": str(time.time()).encode()})
-    before, layers = snapshots(node), require(old.store, old.tag).content["layers"]
-    next_manifest = require(new.store, new.tag)
+    before, layers = snapshots(node), get_image_manifest(old.store, old.tag).content["layers"]
+    next_manifest = get_image_manifest(new.store, new.tag)
     offset = len(log.read_text())
     begin = time.monotonic()
     image = {"tag": new.tag, "digest": next_manifest.digest}
@@ -103,13 +104,13 @@ def test_a_release_of_the_server_pulls_and_unpacks_no_weights(
 def test_weights_come_from_an_image_that_is_mounted(namespace: Namespace) -> None:
     cluster = namespace.cluster
     # The server's image alone, as `python -m images runtime` makes it, from layers that the registry has.
-    runtime = parse(f"oci:{ROOT}/.images/runtime")
-    whole = parse(cluster.image, plain_http=True)
-    bare = parse(f"{cluster.registry}/phi-3-runtime:{cluster.tag}", plain_http=True)
-    manifest = require(runtime.store, runtime.tag)
+    runtime = parse_reference(f"oci:{ROOT}/.images/runtime")
+    whole = parse_reference(cluster.image, plain_http=True)
+    bare = parse_reference(f"{cluster.registry}/phi-3-runtime:{cluster.tag}", plain_http=True)
+    manifest = get_image_manifest(runtime.store, runtime.tag)
     for layer in manifest.content["layers"]:
-        assert bare.store.borrow(layer["digest"], layer["size"], whole.store)
-    copy(runtime, bare)
+        assert bare.store.mount_blob(layer["digest"], layer["size"], whole.store)
+    copy_image(runtime, bare, Progress("runtime", "copied"))
 
     namespace.helm(
         *("install", RELEASE, CHART, "--wait", "--timeout=300s"),

@@ -1,4 +1,4 @@
-"""The whole way, from a hub that speaks its protocol to the real client, to a real registry and to a folder."""
+"""The complete pipeline, from a hub on this machine to a real registry and to a layout on disk."""
 
 import json
 import os
@@ -9,38 +9,36 @@ from pathlib import Path
 
 import pytest
 
-from images import verify
-from images.catalogue import Model, find, read
-from images.compose import compose
-from images.oci import reference
-from images.oci.store import get, require
-from images.runtime import build as runtime
-from images.weights import lock
-from tests.images.conftest import LEFT_OUT, SHARDS, SMALL, repository
+from checkpoints.catalogue import CATALOGUE, CatalogueModel, get_model
+from images.compose import compose_image
+from images.io.progress import Progress
+from images.oci.copy import copy_image
+from images.oci.reference import parse_reference
+from images.oci.store import get_image_manifest, get_json_blob
+from images.verify import verify_image
+from images.weights.lock import read_entry
 from tests.support.hub import Hub
-from tools.harness.images import bake
-from tools.harness.images import runtime as make_runtime
+from tests.support.repository import SHARDS, SKIPPED_FILES, SMALL_FILES, write_repository
+from tools.harness.images import bake_image, push_runtime
 from tools.harness.registry import ROOT, Proxy
 
-WANTED = {*SHARDS, *SMALL, "model.safetensors.index.json"}
+WANTED = {*SHARDS, *SMALL_FILES, "model.safetensors.index.json"}
 
 
-@pytest.mark.parametrize("name", list(read()))
-def test_every_model_of_the_catalogue_goes_from_the_hub_to_a_registry_byte_for_byte(
+@pytest.mark.parametrize("name", list(CATALOGUE))
+def test_every_catalogue_model_reaches_the_registry_byte_for_byte(
     name: str, tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = find(name)
-    source = repository(tmp_path / "repository", SHARDS)
+    model = get_model(name)
+    source = write_repository(tmp_path / "repository", SHARDS)
     with Hub(source, model.repository, model.revision) as hub:
-        address = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address)
+        hub.use_in_this_process(monkeypatch)
         destination = f"{proxy.host}/{name}:1"
-        digest = bake(model, tmp_path / "lock.json", destination)
-        assert not any(request.path.endswith(LEFT_OUT) for request in hub.requests)
-    image = reference.parse(destination)
-    assert verify.verify(image, tmp_path / "lock.json")[0] == name
-    # Another's client reads it too, and checks every digest on the way.
+        digest = bake_image(model, tmp_path / "lock.json", destination)
+        assert not any(request.path.endswith(SKIPPED_FILES) for request in hub.requests)
+    image = parse_reference(destination)
+    assert verify_image(image, tmp_path / "lock.json")[0] == name
+    # skopeo verifies every digest while it pulls the image.
     subprocess.run([ROOT / "scripts/packages", "skopeo"], check=True)
     pulled = tmp_path / "pulled"
     copy = ["skopeo", "copy", "--quiet", "--insecure-policy", "--src-tls-verify=false"]
@@ -56,43 +54,45 @@ def test_every_model_of_the_catalogue_goes_from_the_hub_to_a_registry_byte_for_b
     assert found["srv/app.py"] == b"1"
 
 
-def test_two_bakes_to_different_places_are_the_same_and_the_second_sends_nothing(
-    tmp_path: Path, proxy: Proxy, hub: Hub, model: Model
+def test_bakes_are_reproducible_and_a_second_one_sends_nothing(
+    tmp_path: Path, proxy: Proxy, hub: Hub, model: CatalogueModel
 ) -> None:
-    first = bake(model, tmp_path / "one.json", f"{proxy.host}/twice:1")
+    first = bake_image(model, tmp_path / "one.json", f"{proxy.host}/twice:1")
     proxy.calls.clear()
     hub.requests.clear()
-    again = bake(model, tmp_path / "one.json", f"{proxy.host}/twice:1")
-    assert proxy.bytes_of_blobs == 0
-    elsewhere = bake(model, tmp_path / "two.json", f"oci:{tmp_path}/layout:1")
+    again = bake_image(model, tmp_path / "one.json", f"{proxy.host}/twice:1")
+    assert proxy.blob_bytes == 0
+    elsewhere = bake_image(model, tmp_path / "two.json", f"oci:{tmp_path}/layout:1")
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
     assert first == again == elsewhere
 
 
-def test_a_release_of_the_server_sends_a_manifest_and_the_layer_that_changed(
-    tmp_path: Path, proxy: Proxy, hub: Hub, model: Model
+def test_release_sends_only_a_manifest_and_the_changed_layer(
+    tmp_path: Path, proxy: Proxy, hub: Hub, model: CatalogueModel
 ) -> None:
-    bake(model, tmp_path / "lock.json", f"{proxy.host}/release:1", "1")
+    bake_image(model, tmp_path / "lock.json", f"{proxy.host}/release:1", "1")
     hub.requests.clear()
-    old = require(reference.parse(f"{proxy.host}/release").store, "1").content
+    old = get_image_manifest(parse_reference(f"{proxy.host}/release").store, "1").content
     proxy.calls.clear()
-    entry = lock.find(tmp_path / "lock.json", model)
+    entry = read_entry(tmp_path / "lock.json", model)
     assert entry
-    target, base = (reference.parse(f"{proxy.host}/{name}:2") for name in ("release", "release-runtime"))
-    make_runtime(base.store, "2")
-    compose(entry, base, target)
-    new = require(reference.parse(f"{proxy.host}/release").store, "2").content
+    target, base = (parse_reference(f"{proxy.host}/{name}:2") for name in ("release", "release-runtime"))
+    push_runtime(base.store, "2")
+    compose_image(entry, base, target)
+    new = get_image_manifest(parse_reference(f"{proxy.host}/release").store, "2").content
     assert [layer["digest"] for layer in old["layers"]][:-1] == [layer["digest"] for layer in new["layers"]][:-1]
     sent = sum(call.received for call in proxy.calls if "/release/" in call.path)
     assert sent < 10_000
     assert not any(hub.sent(name) for name in SHARDS)
 
 
-def test_the_image_starts_the_runtime_with_the_weights(tmp_path: Path, proxy: Proxy, hub: Hub, model: Model) -> None:
-    bake(model, tmp_path / "lock.json", f"{proxy.host}/started:1")
-    store = reference.parse(f"{proxy.host}/started").store
-    manifest = require(store, "1").content
-    config = get(store, manifest["config"]["digest"])
+def test_image_starts_the_runtime_with_the_weights(
+    tmp_path: Path, proxy: Proxy, hub: Hub, model: CatalogueModel
+) -> None:
+    bake_image(model, tmp_path / "lock.json", f"{proxy.host}/started:1")
+    store = parse_reference(f"{proxy.host}/started").store
+    manifest = get_image_manifest(store, "1").content
+    config = get_json_blob(store, manifest["config"]["digest"])
     assert config["config"]["Env"] == ["PATH=/bin", "CHAT_MODEL=/models/mini-4k", "CHAT_NAME=mini-4k"]
     assert config["config"]["User"] == "65532:65532"
     assert config["config"]["Entrypoint"] == ["/opt/phi3/bin/python"]
@@ -106,10 +106,10 @@ def test_the_image_starts_the_runtime_with_the_weights(tmp_path: Path, proxy: Pr
     assert len(config["rootfs"]["diff_ids"]) == len(manifest["layers"]) == len(config["history"])
 
 
-def test_the_memory_and_the_disk_that_it_takes_do_not_grow_with_the_weights(
-    tmp_path: Path, upstream: str, model: Model
+def test_memory_and_disk_usage_do_not_grow_with_the_weights(
+    tmp_path: Path, upstream: str, model: CatalogueModel
 ) -> None:
-    source = repository(tmp_path / "repository", {f"model-{n}-of-2.safetensors": 60_000_000 for n in (1, 2)})
+    source = write_repository(tmp_path / "repository", {f"model-{n}-of-2.safetensors": 60_000_000 for n in (1, 2)})
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     path = tmp_path / "lock.json"
@@ -138,10 +138,10 @@ def test_the_memory_and_the_disk_that_it_takes_do_not_grow_with_the_weights(
     assert list(scratch.iterdir()) == []
 
 
-def test_a_runtime_goes_from_a_folder_to_a_registry_and_back(tmp_path: Path, proxy: Proxy) -> None:
-    layout, remote = reference.parse(f"oci:{tmp_path}/one:1"), reference.parse(f"{proxy.host}/runtime:1")
-    manifest = make_runtime(layout.store)
-    runtime.copy(layout, remote)
-    back = reference.parse(f"oci:{tmp_path}/two:1")
-    runtime.copy(remote, back)
-    assert back.store.manifest("1") == manifest
+def test_runtime_is_copied_from_a_layout_to_a_registry_and_back(tmp_path: Path, proxy: Proxy) -> None:
+    layout, remote = parse_reference(f"oci:{tmp_path}/one:1"), parse_reference(f"{proxy.host}/runtime:1")
+    manifest = push_runtime(layout.store)
+    copy_image(layout, remote, Progress("runtime", "copied"))
+    back = parse_reference(f"oci:{tmp_path}/two:1")
+    copy_image(remote, back, Progress("runtime", "copied"))
+    assert back.store.get_manifest("1") == manifest

@@ -1,4 +1,4 @@
-"""Bills of materials are valid, complete, and the same whoever makes them."""
+"""SBOMs are valid, complete and reproducible."""
 
 import json
 from pathlib import Path
@@ -8,16 +8,17 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from images import sbom as bom
-from images.catalogue import Model, find
+from checkpoints.catalogue import CatalogueModel, get_model
 from images.errors import ImageError
-from images.oci import reference
-from images.runtime.inspect import describe
+from images.oci.reference import parse_reference
+from images.runtime.inspect import inspect_runtime
 from images.runtime.inventory import Inventory, Package
-from images.weights import lock
-from images.weights.folder import Folder
+from images.runtime.sbom import runtime_sbom
+from images.weights.directory_source import DirectorySource
+from images.weights.lock import lock_model
+from images.weights.sbom import file_hashes, weights_sbom
 from tests.support.hub import Hub
-from tools.harness.images import archive, locked, runtime
+from tools.harness.images import lock_from_hub, push_runtime, tar_archive
 
 DIGEST = "sha256:" + "a" * 64
 FOUND = Inventory(
@@ -33,15 +34,15 @@ FOUND = Inventory(
 )
 
 
-def checked(document: bytes) -> dict[str, Any]:
-    """Hold a document against the format's schema, strictly."""
+def parse_document(document: bytes) -> dict[str, Any]:
+    """Validate a document against the schema of the format, and parse it."""
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(document.decode()) is None
     content: dict[str, Any] = json.loads(document)
     return content
 
 
-def test_packages_have_the_names_that_scanners_look_for() -> None:
-    content = checked(bom.of_runtime(DIGEST, "1.2.3", FOUND))
+def test_packages_have_the_identifiers_that_scanners_use() -> None:
+    content = parse_document(runtime_sbom(DIGEST, "1.2.3", FOUND).content)
     assert content["metadata"]["component"]["purl"] == f"pkg:oci/phi-3-runtime@{DIGEST}"
     assert content["metadata"]["component"]["version"] == "1.2.3"
     components = {one["name"]: one for one in content["components"]}
@@ -55,42 +56,47 @@ def test_packages_have_the_names_that_scanners_look_for() -> None:
     assert (components["debian"]["type"], components["debian"]["version"]) == ("operating-system", "12")
 
 
-def test_a_document_is_the_same_every_time() -> None:
-    assert bom.of_runtime(DIGEST, "1", FOUND) == bom.of_runtime(DIGEST, "1", FOUND)
-    other = json.loads(bom.of_runtime("sha256:" + "b" * 64, "1", FOUND))["serialNumber"]
-    assert json.loads(bom.of_runtime(DIGEST, "1", FOUND))["serialNumber"] != other
+def test_document_is_reproducible() -> None:
+    assert runtime_sbom(DIGEST, "1", FOUND) == runtime_sbom(DIGEST, "1", FOUND)
+    other = json.loads(runtime_sbom("sha256:" + "b" * 64, "1", FOUND).content)["serialNumber"]
+    assert json.loads(runtime_sbom(DIGEST, "1", FOUND).content)["serialNumber"] != other
 
 
-def test_weights_are_a_model_with_the_hash_of_every_file(hub: Hub, model: Model, tmp_path: Path) -> None:
-    entry = locked(model, tmp_path / "lock.json")
-    document = bom.of_weights(entry)
-    content = checked(document)
+def test_weights_are_a_model_with_the_hash_of_every_file(hub: Hub, model: CatalogueModel, tmp_path: Path) -> None:
+    entry = lock_from_hub(model, tmp_path / "lock.json")
+    document = weights_sbom(entry).content
+    content = parse_document(document)
     subject = content["metadata"]["component"]
     assert (subject["type"], subject["name"]) == ("machine-learning-model", "microsoft/Phi-3-mini-4k-instruct")
     assert subject["purl"] == f"pkg:huggingface/microsoft/Phi-3-mini-4k-instruct@{hub.revision}"
     assert subject["licenses"] == [{"license": {"id": "MIT"}}]
     assert subject["modelCard"]["modelParameters"]["modelArchitecture"] == "Phi3ForCausalLM"
-    assert bom.files(document) == {file.name: file.sha256 for file in entry.files}
+    assert file_hashes(document) == {file.name: file.sha256 for file in entry.files}
     layers = {one["name"]: one["properties"][0]["value"] for one in content["components"]}
     assert layers == {file.name: one.digest for one in entry.layers for file in one.layer.files}
 
 
-def test_a_model_of_a_folder_has_no_address_on_a_hub(hub: Hub) -> None:
-    subject = checked(bom.of_weights(lock.make(find("demo"), Folder(hub.folder), 1)))["metadata"]["component"]
+def test_model_from_a_directory_has_no_package_url(hub: Hub) -> None:
+    subject = parse_document(weights_sbom(lock_model(get_model("demo"), DirectorySource(hub.directory), 1)).content)[
+        "metadata"
+    ]["component"]
     assert (subject["name"], "purl" in subject) == ("demo", False)
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b'{"components": [{}]}'])
-def test_what_is_no_document_is_named(document: bytes) -> None:
+def test_malformed_document_is_named(document: bytes) -> None:
     with pytest.raises(ImageError, match="cannot be read"):
-        bom.files(document)
+        file_hashes(document)
 
 
-def test_a_runtime_is_described_by_what_its_layers_hold(tmp_path: Path) -> None:
+def test_sbom_of_a_runtime_lists_the_packages_of_its_layers(tmp_path: Path) -> None:
     metadata = b"Name: flask\nVersion: 3.1.2\nLicense-Expression: BSD-3-Clause\n"
-    image = reference.parse(f"oci:{tmp_path}/runtime:1")
-    layers = [archive({"usr/lib/os-release": b"ID=debian\n"}), archive({"srv/flask.dist-info/METADATA": metadata})]
-    manifest = runtime(image.store, layers=layers)
-    content = checked(describe(image))
+    image = parse_reference(f"oci:{tmp_path}/runtime:1")
+    layers = [
+        tar_archive({"usr/lib/os-release": b"ID=debian\n"}),
+        tar_archive({"srv/flask.dist-info/METADATA": metadata}),
+    ]
+    manifest = push_runtime(image.store, layers=layers)
+    content = parse_document(inspect_runtime(image).content)
     assert {one["name"] for one in content["components"]} == {"debian", "flask"}
     assert content["metadata"]["component"]["bom-ref"] == manifest.digest

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints.catalogue import CATALOGUE, get_model
 from images import VERSION
-from images.catalogue import find, read
-from images.oci import reference
-from tests.images.conftest import SHARDS, repository
+from images.oci.reference import parse_reference
 from tests.support.hub import Hub
-from tools.harness.images import runtime
+from tests.support.repository import SHARDS, write_repository
+from tools.harness.images import push_runtime
 from tools.harness.registry import registry
 
 ROOT = Path(__file__).parents[2]
-MODEL = find("mini-4k")
+MODEL = get_model("mini-4k")
 
 
 class Copy:
@@ -26,7 +26,7 @@ class Copy:
 
     def __init__(self, folder: Path, hub: str, host: str) -> None:
         self.folder, self.host = folder, host
-        for name in ("images", "requirements", "scripts"):
+        for name in ("checkpoints", "images", "requirements", "scripts"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "charts", folder / "charts")
         shutil.copytree(ROOT / "tests/charts/golden", folder / "tests/charts/golden")
@@ -58,10 +58,10 @@ class Copy:
 @pytest.fixture
 def copy(tmp_path: Path) -> Iterator[Copy]:
     with (
-        Hub(repository(tmp_path / "repository", SHARDS), MODEL.repository, MODEL.revision) as hub,
+        Hub(write_repository(tmp_path / "repository", SHARDS), MODEL.repository, MODEL.revision) as hub,
         registry(tmp_path / "registry") as host,
     ):
-        runtime(reference.parse(f"{host}/runtime:1").store)
+        push_runtime(parse_reference(f"{host}/runtime:1").store)
         yield Copy(tmp_path / "phi3", hub.url, host)
 
 
@@ -71,11 +71,11 @@ def test_bake_locks_first_where_there_is_no_entry_and_prints_the_image(copy: Cop
     assert first.startswith(f"{name}:{VERSION}@sha256:")
     lock = json.loads((copy.folder / "images/weights.lock.json").read_text())
     assert len(lock["mini-4k"]["layers"]) == 3
-    assert set(lock) == set(read())
+    assert set(lock) == set(CATALOGUE)
     again = copy.run("bake", "mini-4k", name, "--runtime", f"{copy.host}/runtime:1")
     assert again.stdout == first
     assert "hashed" not in again.stderr
-    assert "all 3 layers are there" in again.stderr
+    assert "all 3 layers are stored" in again.stderr
     assert "; 0 bytes sent" in again.stderr
 
 

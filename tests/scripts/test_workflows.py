@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from checkpoints.catalogue import CATALOGUE
 from images import VERSION
-from images.catalogue import read
-from images.oci import reference
-from images.weights.lock import PATH
+from images.oci.reference import parse_reference
+from images.weights.lock import LOCK_PATH
 from tests.scripts.test_bake import ROOT, Copy, copy
 
 __all__ = ["copy"]
@@ -25,9 +25,9 @@ ELSEWHERE = {
     "scripts/test tests/charts": "scripts/test",
     "scripts/tools helm ct": ".ci/run",
     "scripts/setup images": "tests/scripts/test_setup.py",
-    "scripts/publish runtime": "tests/slow/test_bake_demo.py, which builds the same image into a folder",
-    'scripts/sign "$IMAGE"': "tests/slow/test_sign.py",
-    'cosign sign --yes "$CHART"': "tests/slow/test_sign.py",
+    "scripts/publish runtime": "tests/images/test_bake_demo.py, which builds the same image into a folder",
+    'scripts/sign "$IMAGE"': "tests/images/test_sign.py",
+    'cosign sign --yes "$CHART"': "tests/images/test_sign.py",
 }
 """Lines that another test, or what runs the tests, runs; some take minutes."""
 NOT_HERE = {
@@ -97,7 +97,7 @@ def test_every_line_is_run_by_a_test_or_cannot_be() -> None:
         "scripts/publish chart",
         'scripts/version --tag "$GITHUB_REF_NAME"',
         '.venv/bin/python -m images bom "$IMAGE" bom',
-        f"scripts/lock {' '.join(read())}",
+        f"scripts/lock {' '.join(CATALOGUE)}",
     }
     assert {step["run"] for step in here()} == tested
     assert set(ELSEWHERE) <= {step["run"] for step in steps()}
@@ -112,14 +112,14 @@ def outputs(copy: Copy, printed: str) -> dict[str, str]:
 
 
 def test_a_model_is_published_by_owner_and_catalogue_and_its_bill_of_materials_read(copy: Copy) -> None:
-    runtime = reference.parse(f"{copy.host}/runtime:1")
-    manifest = runtime.store.manifest("1")
+    runtime = parse_reference(f"{copy.host}/runtime:1")
+    manifest = runtime.store.get_manifest("1")
     assert manifest
     values = {"needs.runtime.outputs.image": f"{copy.host}/runtime:1", "needs.runtime.outputs.digest": manifest.digest}
     found = outputs(copy, run(the('scripts/publish "$MODEL"'), copy, **values))
     assert found["repository"] == f"{copy.host}/somebody/phi-3-mini-4k-instruct"
     assert found["image"] == f"{found['repository']}:{VERSION}"
-    assert reference.parse(found["image"]).store.manifest(found["digest"])
+    assert parse_reference(found["image"]).store.get_manifest(found["digest"])
     handed_on = {f"steps.build.outputs.{name}": value for name, value in found.items()}
     run(the('.venv/bin/python -m images bom "$IMAGE" bom'), copy, **handed_on)
     assert {path.name for path in (copy.folder / "bom").iterdir()} == {"runtime.cdx.json", "weights.cdx.json"}
@@ -137,11 +137,11 @@ def test_the_chart_is_published_at_the_version_of_its_tag(copy: Copy) -> None:
 
 def test_the_lock_is_completed_for_every_model(copy: Copy) -> None:
     # The hub here has one of them, and a lock is written model by model.
-    step = the(f"scripts/lock {' '.join(read())}")
+    step = the(f"scripts/lock {' '.join(CATALOGUE)}")
     run(step | {"run": "scripts/lock mini-4k"}, copy)
-    assert (copy.folder / "images" / PATH.name).read_text() != PATH.read_text()
+    assert (copy.folder / "images" / LOCK_PATH.name).read_text() != LOCK_PATH.read_text()
     images = yaml.safe_load((FOLDER / "images.yaml").read_text())["jobs"]
-    assert images["publish"]["strategy"]["matrix"]["model"] == list(read())
+    assert images["publish"]["strategy"]["matrix"]["model"] == list(CATALOGUE)
 
 
 def test_a_release_is_its_version_s_then_images_then_the_chart() -> None:

@@ -1,12 +1,13 @@
-"""A Hugging Face hub on this machine, which serves a folder as one repository to the official client.
+"""A Hugging Face hub on this machine, which serves a directory as one repository to the official client.
 
-Like the real one it answers for files in LFS with a redirect to another host (here: another port), which must
-never see the token. And it can be cut off, wrong, gated or lacking, as a test asks.
+Like the real one, it redirects requests for files in LFS to another host (here another port), which must never get the
+token. Tests can make it drop connections, corrupt files, require a token, or lack files.
 """
 
 import hashlib
 import json
 import re
+import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import pytest
+
 LFS = (".safetensors", ".bin", ".model")
 LIST = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?")
 FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
@@ -23,7 +26,7 @@ FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 @dataclass
 class Request:
-    """A request and its answer: `host` is "hub" or "cdn", `sent` how many bytes of the body went out."""
+    """A request and its response: `host` is "hub" or "cdn", and `sent` the number of bytes of the body sent."""
 
     host: str
     method: str
@@ -36,17 +39,21 @@ class Request:
 
 @dataclass
 class Hub:
-    """A hub with one repository, which serves inside a `with` block and keeps what it was asked in `requests`.
+    """A hub with one repository, which serves inside a `with` block and records requests in `requests`.
 
-    `token` is what it takes to get files, if anything; their list is public, as that of a gated repository.
-    The next settings go by the name of a file: `cut` is after how many bytes its first answer ends, `stall`
-    after how many it halts until `released` is set, `status` what its first request is refused with, `flip`
-    the byte that is sent wrong, `flip_once` one that is wrong in the first answer alone, `sizes` a size that is
-    claimed. Without `ranges` every answer holds the whole
-    file. `claimed_revision` is the commit that the hub says it answers with.
+    Attributes:
+        token: required for files, if set; their list stays public, as for a gated repository.
+        cut: by file, the number of bytes after which the first response ends.
+        stall: by file, the number of bytes after which the first response halts until `released` is set.
+        status: by file, the status of the first response.
+        flip: by file, the position of a byte that is always corrupted.
+        flip_once: by file, the position of a byte that is corrupted in the first response only.
+        sizes: by file, the size that the list claims.
+        ranges: whether the hub supports range requests.
+        claimed_revision: the commit that responses name, if it is not `revision`.
     """
 
-    folder: Path
+    directory: Path
     repository: str
     revision: str
     token: str | None = None
@@ -62,9 +69,7 @@ class Hub:
     released: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
-        self._servers = [
-            ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self, host)) for host in ("hub", "cdn")
-        ]
+        self._servers = [_Server(("127.0.0.1", 0), partial(_Handler, self, host)) for host in ("hub", "cdn")]
         self.url, self.cdn_url = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
         for server in self._servers:
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -78,16 +83,24 @@ class Hub:
 
     @property
     def commit(self) -> str:
-        """The commit that answers name."""
+        """The commit that responses name."""
         return self.claimed_revision or self.revision
 
+    def use_in_this_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Point the official client, which reads HF_ENDPOINT only when it is imported, to this hub."""
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", self.url)
+        monkeypatch.setattr(
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+            f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+        )
+
     def sent(self, name: str) -> list[Request]:
-        """Return the answers that held a file, or a part of it, in order."""
-        return [one for one in self.requests if one.sent and one.path.endswith(f"/{name}")]
+        """Return the requests for which a part of a file was sent, in order."""
+        return [request for request in self.requests if request.sent and request.path.endswith(f"/{name}")]
 
     def entry(self, name: str) -> dict[str, Any]:
-        """Describe a file as the hub's tree does."""
-        content = (self.folder / name).read_bytes()
+        """Return the entry of a file in the hub's tree."""
+        content = (self.directory / name).read_bytes()
         size = self.sizes.get(name, len(content))
         if not name.endswith(LFS):
             return {"type": "file", "path": name, "size": size, "oid": _git_sha1(content)}
@@ -97,14 +110,23 @@ class Hub:
         return {"type": "file", "path": name, "size": size, "oid": _git_sha1(pointer), "lfs": lfs}
 
     def tree(self) -> list[dict[str, Any]]:
-        """Describe every file."""
-        paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        return [self.entry(str(path.relative_to(self.folder))) for path in paths]
+        """Return the entries of all files."""
+        paths = sorted(path for path in self.directory.rglob("*") if path.is_file())
+        return [self.entry(str(path.relative_to(self.directory))) for path in paths]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report errors, except for connections that a client drops."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # headers and body go out in two pieces
+    disable_nagle_algorithm = True  # headers and body are sent separately
 
     def __init__(self, hub: Hub, host: str, *arguments: Any) -> None:
         self.hub = hub
@@ -123,16 +145,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_content(path.removeprefix("/"), {})
         elif match := LIST.fullmatch(path):
             repository, kind, revision = match.groups()
-            if self._knows(repository, revision):
+            if self._has_revision(repository, revision):
                 self._send_json(self.hub.tree() if kind == "tree" else self._info("blobs" in parse_qs(url.query)))
         elif match := FILE.fullmatch(path):
             repository, revision, name = match.groups()
-            if self._knows(repository, revision) and self._allows():
+            if self._has_revision(repository, revision) and self._is_authorized():
                 self._send_file(name)
         else:
             self._send_error(404, "NotFound")
 
-    def _knows(self, repository: str, revision: str | None) -> bool:
+    def _has_revision(self, repository: str, revision: str | None) -> bool:
         if repository != self.hub.repository:
             self._send_error(404 if self.record.authorization else 401, "RepoNotFound")
         elif revision not in (None, "main", self.hub.revision):
@@ -141,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             return True
         return False
 
-    def _allows(self) -> bool:
+    def _is_authorized(self) -> bool:
         if self.hub.token is None or self.record.authorization == f"Bearer {self.hub.token}":
             return True
         self._send_error(403 if self.record.authorization else 401, "GatedRepo")
@@ -162,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name in self.hub.status:
             self._send_error(self.hub.status.pop(name), "Refused")
             return
-        if not (self.hub.folder / name).is_file():
+        if not (self.hub.directory / name).is_file():
             self._send_error(404, "EntryNotFound")
             return
         entry = self.hub.entry(name)
@@ -175,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_content(name, headers)
 
     def _send_content(self, name: str, headers: dict[str, str]) -> None:
-        content = bytearray((self.hub.folder / name).read_bytes())
+        content = bytearray((self.hub.directory / name).read_bytes())
         if name in self.hub.flip:
             content[self.hub.flip[name]] ^= 1
         if name in self.hub.flip_once:
@@ -198,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, {"X-Error-Code": code}, b"")
 
     def _send(self, status: int, headers: dict[str, str], body: bytes, name: str = "") -> None:
-        """Answer; `name` is that of the file in the body, for the settings that break an answer off."""
+        """Send a response; `name` is the file in the body, whose `cut` and `stall` apply."""
         self.record.status = status
         self.send_response(status)
         for key, value in (headers | {"Content-Length": str(len(body))}).items():
@@ -208,7 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         end = self.hub.cut.pop(name, len(body))
         halt = self.hub.stall.pop(name, end)
-        with suppress(ConnectionError):  # from a client that was killed
+        with suppress(ConnectionError):  # the client was killed
             self._write(body[:halt])
             if halt < end:
                 self.hub.released.wait()

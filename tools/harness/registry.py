@@ -1,5 +1,6 @@
-"""A real registry, Debian's docker-registry, on this machine, and a proxy in front of it that misbehaves on request."""
+"""A real registry (docker-registry from Debian's packages), and a proxy that injects faults in front of it."""
 
+import base64
 import http.client
 import os
 import re
@@ -21,18 +22,21 @@ START_SECONDS = 30
 
 
 @contextmanager
-def registry(folder: Path, **settings: str) -> Iterator[str]:
-    """Run a registry that keeps its files in `folder`; yields its host ("127.0.0.1:PORT"). `settings` are its own."""
+def registry(directory: Path, **settings: str) -> Iterator[str]:
+    """Run a registry with its files in `directory`, and yield its host ("127.0.0.1:PORT").
+
+    `settings` are environment variables of the registry.
+    """
     subprocess.run([ROOT / "scripts/packages", "docker-registry"], check=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "config.yml"
+    directory.mkdir(parents=True, exist_ok=True)
+    config = directory / "config.yml"
     config.write_text(
         "version: 0.1\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder / 'files'}}}, delete: {{enabled: true}}}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {directory / 'files'}}}, delete: {{enabled: true}}}}\n"
         'http: {addr: "127.0.0.1:0"}\n'
     )
     environment = {"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"} | settings
-    log = folder / "log"
+    log = directory / "log"
     with (
         log.open("wb") as output,
         subprocess.Popen(
@@ -52,7 +56,7 @@ def registry(folder: Path, **settings: str) -> Iterator[str]:
 
 @dataclass
 class Call:
-    """A request: `received` is how many bytes of its body came in, `status` what was answered."""
+    """A request: `received` is the number of bytes of its body, and `status` that of the response."""
 
     method: str
     path: str
@@ -63,10 +67,10 @@ class Call:
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests of a method whose path matches a pattern.
+    """A fault for the next `times` requests of a method whose path matches a pattern.
 
-    They are answered with `status` and `headers` in place of the registry; with `after`, once so many bytes of the
-    body came in. Status 0 cuts the connection. With `forwarded` the registry gets the request all the same.
+    The proxy responds with `status` and `headers` instead of the registry, after it has read `after` bytes of the body
+    if that is set. Status 0 drops the connection. With `forwarded` the registry still gets the request.
     """
 
     method: str
@@ -80,10 +84,10 @@ class Fault:
 
 @dataclass
 class Proxy:
-    """Stands before the registry at `upstream` inside a `with` block, and keeps what it was asked in `calls`.
+    """A proxy for the registry at `upstream`, inside a `with` block; it records requests in `calls`.
 
-    With `token` it wants a bearer token, which expires after `uses` requests. It gives them out at /token: to the user
-    name and password `token`, to anybody where that is (), or for the identity token where it is a string.
+    If `token` is set, requests need a bearer token, which expires after `uses` requests. The proxy issues tokens at
+    /token: to the user name and password `token`, to anyone if it is (), or for the identity token if it is a string.
     """
 
     upstream: str
@@ -106,12 +110,12 @@ class Proxy:
         self._server.server_close()
 
     @property
-    def bytes_of_blobs(self) -> int:
-        """How many bytes of blobs came in."""
+    def blob_bytes(self) -> int:
+        """The number of bytes of blobs received."""
         return sum(call.received for call in self.calls if call.method in ("PUT", "PATCH") and "/blobs/" in call.path)
 
     def fault(self, method: str, path: str) -> Fault | None:
-        """Return the fault that a request meets, and count it."""
+        """Return the fault for a request, and count it."""
         for fault in self.faults:
             if fault.times and fault.method == method and re.search(fault.path, path):
                 fault.times -= 1
@@ -121,12 +125,12 @@ class Proxy:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """Say nothing of connections that a client, or a fault, has cut."""
+        """Do not report connections dropped by a client or a fault."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # headers and body go out in two pieces
+    disable_nagle_algorithm = True  # headers and body are sent separately
 
     def __init__(self, proxy: Proxy, *arguments: object) -> None:
         self.proxy = proxy
@@ -136,26 +140,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.call = Call(self.command, self.path, self.headers["Authorization"])
         self.proxy.calls.append(self.call)
         if self.path.startswith("/token"):
-            self._give_token()
+            self._issue_token()
             return
         fault = self.proxy.fault(self.command, self.path)
         if fault and fault.after is not None:
             self._read(min(fault.after, int(self.headers.get("Content-Length", 0))))
-        if not self._admitted():
+        if not self._is_authorized():
             challenge = f'Bearer realm="http://{self.proxy.host}/token",service="test"'
             name = re.sub(r"/(blobs|manifests)/.*", "", urlsplit(self.path).path.removeprefix("/v2/"))
             actions = "pull" if self.command in ("GET", "HEAD") else "pull,push"
-            self._answer(401, {"WWW-Authenticate": f'{challenge},scope="repository:{name}:{actions}"'})
+            self._respond(401, {"WWW-Authenticate": f'{challenge},scope="repository:{name}:{actions}"'})
         elif fault and not fault.forwarded:
             if fault.status:
-                self._answer(fault.status, fault.headers)
+                self._respond(fault.status, fault.headers)
             self.close_connection = True
         else:
             self._forward(fault)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _handle  # noqa: N815
 
-    def _admitted(self) -> bool:
+    def _is_authorized(self) -> bool:
         if self.proxy.token is None:
             return True
         token = (self.headers["Authorization"] or "").removeprefix("Bearer ")
@@ -163,24 +167,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.proxy.valid[token] = left - 1
         return left > 0
 
-    def _give_token(self) -> None:
-        wanted, query = self.proxy.token, parse_qs(urlsplit(self.path).query)
-        if isinstance(wanted, str):
+    def _issue_token(self) -> None:
+        expected, query = self.proxy.token, parse_qs(urlsplit(self.path).query)
+        if isinstance(expected, str):
             form = parse_qs(self._read(int(self.headers["Content-Length"])).decode())
-            admitted = form["refresh_token"] == [wanted]
+            authorized = form["refresh_token"] == [expected]
             self.proxy.scopes += form["scope"]
         else:
-            import base64
-
-            pair = base64.b64encode(":".join(wanted or ()).encode()).decode()
-            admitted = not wanted or self.headers["Authorization"] == f"Basic {pair}"
+            pair = base64.b64encode(":".join(expected or ()).encode()).decode()
+            authorized = not expected or self.headers["Authorization"] == f"Basic {pair}"
             self.proxy.scopes += query.get("scope", [])
-        if not admitted:
-            self._answer(401, {})
+        if not authorized:
+            self._respond(401, {})
             return
         token = secrets.token_hex(8)
         self.proxy.valid[token] = self.proxy.uses
-        self._answer(200, {"Content-Type": "application/json"}, f'{{"token": "{token}"}}'.encode())
+        self._respond(200, {"Content-Type": "application/json"}, f'{{"token": "{token}"}}'.encode())
 
     def _read(self, count: int) -> bytes:
         content = self.rfile.read(count)
@@ -195,10 +197,10 @@ class _Handler(BaseHTTPRequestHandler):
                 upstream.putheader(name, value)
         upstream.endheaders()
         left = int(self.headers.get("Content-Length", 0))
-        while left and (piece := self._read(min(left, 1 << 16))):
-            with suppress(ConnectionError):  # from a registry that answers first
-                upstream.send(piece)
-            left -= len(piece)
+        while left and (block := self._read(min(left, 1 << 16))):
+            with suppress(ConnectionError):  # the registry responded before the end of the body
+                upstream.send(block)
+            left -= len(block)
         if left:
             upstream.close()
             self.close_connection = True
@@ -206,10 +208,10 @@ class _Handler(BaseHTTPRequestHandler):
         response = upstream.getresponse()
         headers = {name: value for name, value in response.getheaders() if name.lower() not in ("date", "connection")}
         status = fault.status if fault else response.status
-        self._answer(status, headers | (fault.headers if fault else {}), response.read())
+        self._respond(status, headers | (fault.headers if fault else {}), response.read())
         upstream.close()
 
-    def _answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+    def _respond(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         self.call.status = status
         with suppress(ConnectionError):
             self.send_response(status)
@@ -219,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
                     self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
-        # What is left of the request's body cannot be told from a next request.
+        # The rest of the request's body would be parsed as the next request.
         if self.call.received < int(self.headers.get("Content-Length", 0)):
             self.close_connection = True
 

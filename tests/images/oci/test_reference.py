@@ -1,10 +1,10 @@
-"""Names of images."""
+"""Image references."""
 
 import pytest
 
 from images import VERSION
 from images.errors import ImageError
-from images.oci.reference import parse
+from images.oci.reference import parse_reference
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -23,15 +23,15 @@ DIGEST = "sha256:" + "a" * 64
         ("[::1]:5000/a", "[::1]:5000/a", VERSION),
     ],
 )
-def test_a_name_is_a_store_and_a_tag_or_digest(text: str, name: str, tag: str) -> None:
-    found = parse(text)
+def test_reference_is_a_store_and_a_tag_or_digest(text: str, name: str, tag: str) -> None:
+    found = parse_reference(text)
     assert (found.name, found.tag) == (name, tag)
-    assert parse(str(found)).tag == tag
+    assert parse_reference(str(found)).tag == tag
 
 
 @pytest.mark.parametrize(
     "text", ["", "oci:", "phi3", "phi3:1", "somebody/phi3", "ghcr.io/A/b", "ghcr.io/a:", "https://x.io/a"]
 )
-def test_what_is_no_name_is_refused_with_what_is(text: str) -> None:
-    with pytest.raises(ImageError, match=r"write oci:FOLDER\[:TAG\], or REGISTRY/REPOSITORY"):
-        parse(text)
+def test_invalid_reference_is_refused_with_the_allowed_forms(text: str) -> None:
+    with pytest.raises(ImageError, match=r"write oci:DIR\[:TAG\], or REGISTRY/REPOSITORY"):
+        parse_reference(text)

@@ -1,12 +1,12 @@
-"""Which packages an image has installed."""
+"""The packages installed in an image."""
 
 import pytest
 
 from images.errors import ImageError
-from images.oci.store import LAYER
-from images.runtime.inventory import Inventory, Package, inventory
-from images.runtime.layer_reader import Contents, examine
-from tools.harness.images import archive
+from images.oci.manifest import LAYER
+from images.runtime.inventory import Inventory, Package, list_packages
+from images.runtime.layer_reader import LayerContents, scan_layer
+from tools.harness.images import tar_archive
 
 STATUS = """Package: libssl3
 Status: install ok installed
@@ -31,9 +31,9 @@ SYSTEM = b'PRETTY_NAME="Debian GNU/Linux 12"\nID=debian\nVERSION_ID="12"\n'
 PACKAGES = "opt/phi3/lib/python3.11/site-packages"
 
 
-def read(files: dict[str, bytes]) -> Contents:
-    content = archive(files)
-    return examine(iter([content]), LAYER, "sha256:test")
+def read(files: dict[str, bytes]) -> LayerContents:
+    content = tar_archive(files)
+    return scan_layer(iter([content]), LAYER, "sha256:test")
 
 
 def metadata(name: str, *lines: str) -> dict[str, bytes]:
@@ -42,10 +42,10 @@ def metadata(name: str, *lines: str) -> dict[str, bytes]:
 
 
 def found(*layers: dict[str, bytes], environment: tuple[str, ...] = ()) -> Inventory:
-    return inventory([read(layer) for layer in layers], environment)
+    return list_packages([read(layer) for layer in layers], environment)
 
 
-def test_debian_s_packages_are_those_that_are_installed() -> None:
+def test_debian_packages_are_listed_if_they_are_installed() -> None:
     one = found({"./var/lib/dpkg/status": STATUS.encode(), "usr/lib/os-release": SYSTEM})
     assert one == Inventory(
         (
@@ -57,7 +57,7 @@ def test_debian_s_packages_are_those_that_are_installed() -> None:
     )
 
 
-def test_a_base_without_dpkg_lists_its_packages_one_by_one() -> None:
+def test_base_without_dpkg_has_a_status_file_for_each_package() -> None:
     one = found({"var/lib/dpkg/status.d/tzdata": b"Package: tzdata\nVersion: 1\n", "etc/os-release": SYSTEM})
     assert one.packages == (Package("deb", "tzdata", "1"),)
     assert one.distribution == "debian"
@@ -75,7 +75,7 @@ def test_a_base_without_dpkg_lists_its_packages_one_by_one() -> None:
         (("Classifier: Topic :: Text",), ""),
     ],
 )
-def test_python_s_packages_have_the_licence_that_they_state(lines: tuple[str, ...], licence: str) -> None:
+def test_python_packages_have_their_declared_licence(lines: tuple[str, ...], licence: str) -> None:
     assert found(metadata("flask", *lines)).packages == (Package("pypi", "flask", "1.0", licence=licence),)
 
 
@@ -88,23 +88,23 @@ def test_python_s_packages_have_the_licence_that_they_state(lines: tuple[str, ..
         {".wh..wh..opq": b""},
     ],
 )
-def test_what_a_layer_above_removes_is_not_there(above: dict[str, bytes]) -> None:
+def test_packages_removed_by_a_higher_layer_are_not_listed(above: dict[str, bytes]) -> None:
     assert found(metadata("pip"), above | {"srv/app.py": b""}).packages == ()
-    # A name that only begins alike is another one.
+    # A whiteout does not match a name that it only prefixes.
     assert len(found(metadata("pip"), {f"{PACKAGES}/.wh.pip-1.0": b""}).packages) == 1
 
 
-def test_a_layer_above_has_the_last_word() -> None:
+def test_higher_layer_overrides_lower_ones() -> None:
     older = {"var/lib/dpkg/status": STATUS.encode()}
     newer = {"var/lib/dpkg/status": STATUS.replace("2.36-9+deb12u1", "2.36-9+deb12u2").encode()}
     assert found(older, newer).packages[0].version == "2.36-9+deb12u2"
 
 
-def test_a_python_that_no_package_manager_knows_is_in_the_environment() -> None:
+def test_python_outside_any_package_manager_is_found_in_the_environment() -> None:
     one = found({}, environment=("PATH=/bin", "PYTHON_VERSION=3.11.13"))
     assert one.packages == (Package("generic", "python", "3.11.13", licence="PSF-2.0"),)
 
 
-def test_a_list_that_is_no_text_is_named() -> None:
-    with pytest.raises(ImageError, match="/var/lib/dpkg/status of the runtime is no text"):
+def test_package_list_that_is_not_text_is_named() -> None:
+    with pytest.raises(ImageError, match="/var/lib/dpkg/status of the runtime is not text"):
         found({"var/lib/dpkg/status": b"\xff"})

@@ -1,8 +1,8 @@
-"""What the runtime image leaves out, and how the rest is divided."""
+"""The files that the runtime image omits, and the layers of the others."""
 
 from pathlib import Path
 
-from images.runtime.split_layers import size, split, trim
+from images.runtime.split_layers import size_of, split_environment, trim_packages
 
 KEPT = {
     "torch/__init__.py": "torch",
@@ -18,7 +18,7 @@ KEPT = {
     "transformers/__init__.py": "packages",
     "tritonclient/__init__.py": "packages",
 }
-LEFT_OUT = {
+DELETED = {
     "numpy/_core/tests/test_dtype.py",
     "nvidia/cu13/bin/ptxas",
     "nvidia/cu13/include/cublas.h",
@@ -35,31 +35,31 @@ LEFT_OUT = {
 }
 
 
-def environment(folder: Path) -> Path:
-    """A small environment; returns its packages."""
-    packages = folder / "lib/python3.11/site-packages"
-    for name in KEPT.keys() | LEFT_OUT:
+def environment(directory: Path) -> Path:
+    """Create a small environment, and return its site-packages."""
+    packages = directory / "lib/python3.11/site-packages"
+    for name in KEPT.keys() | DELETED:
         (packages / name).parent.mkdir(parents=True, exist_ok=True)
         (packages / name).write_text("1234567")
-    (folder / "bin").mkdir()
+    (directory / "bin").mkdir()
     return packages
 
 
-def test_what_serving_never_loads_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_unused_files_are_deleted_and_counted(tmp_path: Path) -> None:
     packages = environment(tmp_path)
-    before = size(packages)
-    saved = trim(packages)
+    before = size_of(packages)
+    saved = trim_packages(packages)
     assert {str(path.relative_to(packages)) for path in packages.rglob("*") if path.is_file()} == set(KEPT)
-    assert sum(saved.values()) == before - size(packages) == 7 * len(LEFT_OUT)
+    assert sum(saved.values()) == before - size_of(packages) == 7 * len(DELETED)
     assert saved["triton, which needs a C compiler"] == 14
-    # Without its metadata nobody takes a package for installed.
+    # Without metadata a package does not count as installed.
     assert not (packages / "triton-3.7.1.dist-info").exists()
 
 
-def test_every_package_is_in_one_layer(tmp_path: Path) -> None:
+def test_every_package_is_in_exactly_one_layer(tmp_path: Path) -> None:
     packages = environment(tmp_path / "environment")
-    trim(packages)
-    split(tmp_path / "environment", tmp_path / "layers")
+    trim_packages(packages)
+    split_environment(tmp_path / "environment", tmp_path / "layers")
     found = {
         name: layer
         for layer in ("cuda", "torch", "packages")

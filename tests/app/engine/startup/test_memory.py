@@ -74,7 +74,7 @@ def fits(model: Phi3ForCausalLM, free: int) -> bool:
         return False
 
 
-CATALOGUE = yaml.safe_load((Path(__file__).parents[4] / "images/catalogue.yaml").read_text())["models"]
+CATALOGUE = yaml.safe_load((Path(__file__).parents[4] / "checkpoints/catalogue.yaml").read_text())["models"]
 # What CUDA and its kernels take of a GPU before the server asks what is free.
 CUDA = 1024
 
@@ -85,9 +85,9 @@ def test_minimum_gpu_of_the_catalogue_holds_the_context(name: str) -> None:
     with torch.device("meta"):
         model = Phi3ForCausalLM(Phi3Config(**SIZES[name.split("-")[0]])).to(torch.bfloat16)
     weights = sum(weight.numel() * weight.itemsize for weight in model.parameters())
-    assert math.ceil(weights / 2**20) == entry["gpu"]["weights"]
+    assert math.ceil(weights / 2**20) == entry["gpu"]["weightsMiB"]
     for context in (entry["context"], entry["context"] // 4):
-        floor = entry["gpu"]["weights"] + math.ceil(context * entry["gpu"]["token"] / 1024 / 0.9) + 1536
+        floor = entry["gpu"]["weightsMiB"] + math.ceil(context * entry["gpu"]["kvKiBPerToken"] / 1024 / 0.9) + 1536
         free = (floor - CUDA) * 2**20 - weights
         request = MemoryRequest(
             context=context,
@@ -99,7 +99,7 @@ def test_minimum_gpu_of_the_catalogue_holds_the_context(name: str) -> None:
         )
         planned = plan_memory(model, request, free)
         assert planned.context == context
-        assert planned.token_bytes == entry["gpu"]["token"] * 1024
+        assert planned.token_bytes == entry["gpu"]["kvKiBPerToken"] * 1024
 
 
 def test_memory_plan_without_memory_raises(model: Phi3ForCausalLM) -> None:

@@ -1,4 +1,4 @@
-"""The demo image, baked without hub and registry, and run as a cluster would run it."""
+"""The demo image, baked without hub and registry, and run with the rights of a restricted pod."""
 
 import json
 import re
@@ -21,11 +21,11 @@ QUESTION = "<|user|>\nWhat is the capital of France?<|end|>\n<|assistant|>\n"
 
 
 class Podman:
-    """Podman with a storage of its own."""
+    """Podman with a temporary storage."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._command: list[str | Path] = ["podman", "--root", folder / "root", "--runroot", folder / "run"]
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._command: list[str | Path] = ["podman", "--root", directory / "root", "--runroot", directory / "run"]
         self._command += ["--cgroup-manager", "cgroupfs", "--runtime", "runc"]
 
     def run(self, *arguments: str) -> str:
@@ -42,40 +42,40 @@ class Podman:
 @pytest.fixture(scope="module")
 def podman() -> Iterator[Podman]:
     subprocess.run([ROOT / "scripts/packages", "podman", "runc"], check=True)
-    folder = Path(tempfile.mkdtemp(prefix="phi3-podman-"))
-    podman = Podman(folder)
+    directory = Path(tempfile.mkdtemp(prefix="phi3-podman-"))
+    podman = Podman(directory)
     yield podman
     podman.status("rm", "--all", "--force")
     podman.status("rmi", "--all", "--force")
-    subprocess.run(["umount", folder / "root/overlay"], capture_output=True, check=False)
-    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run(["umount", directory / "root/overlay"], capture_output=True, check=False)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 def image(demo: Path) -> Iterator[tuple[Path, str]]:
-    """The layout that `scripts/bake demo` makes, and what it prints."""
+    """The layout that `scripts/bake demo` writes, and its output."""
     assert demo.is_dir()
-    # On the disk of the repository, where layers are linked, under a name without a dot, which podman needs.
-    folder = ROOT / "dist/test"
-    shutil.rmtree(folder, ignore_errors=True)
+    # On the disk of the repository, so that layers are hard-linked; podman accepts no dot in the name.
+    directory = ROOT / "dist/test"
+    shutil.rmtree(directory, ignore_errors=True)
     printed = subprocess.run(
-        [ROOT / "scripts/bake", "demo", f"oci:{folder}"], stdout=subprocess.PIPE, text=True, check=True
+        [ROOT / "scripts/bake", "demo", f"oci:{directory}"], stdout=subprocess.PIPE, text=True, check=True
     ).stdout.strip()
-    yield folder, printed
-    shutil.rmtree(folder)
+    yield directory, printed
+    shutil.rmtree(directory)
 
 
 @pytest.fixture(scope="module")
 def container(podman: Podman, image: tuple[Path, str]) -> Iterator[str]:
-    """The address of the server in the image, with no more rights than a restricted pod."""
-    folder, printed = image
+    """The address of the server in the image, which runs with the rights of a restricted pod."""
+    directory, printed = image
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     tag = printed.split("@")[0].rpartition(":")[2]
     rights = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "all", "--security-opt", "no-new-privileges"]  # noqa: S108
     limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096", "--network", "host"]
     podman.run(
-        "run", "--detach", "--name", "demo", *rights, *limits, "--env", f"CHAT_PORT={port}", f"oci:{folder}:{tag}"
+        "run", "--detach", "--name", "demo", *rights, *limits, "--env", f"CHAT_PORT={port}", f"oci:{directory}:{tag}"
     )
     url = f"http://127.0.0.1:{port}"
     end = time.monotonic() + READY_SECONDS
@@ -92,20 +92,20 @@ def container(podman: Podman, image: tuple[Path, str]) -> Iterator[str]:
     podman.run("stop", "--time", "10", "demo")
 
 
-def test_it_prints_the_name_and_the_digest(image: tuple[Path, str]) -> None:
-    folder, printed = image
-    digests = [entry["digest"] for entry in json.loads((folder / "index.json").read_text())["manifests"]]
-    assert re.fullmatch(rf"oci:{re.escape(str(folder))}:[\d.]+@sha256:[0-9a-f]{{64}}", printed)
+def test_bake_prints_the_reference_and_the_digest(image: tuple[Path, str]) -> None:
+    directory, printed = image
+    digests = [entry["digest"] for entry in json.loads((directory / "index.json").read_text())["manifests"]]
+    assert re.fullmatch(rf"oci:{re.escape(str(directory))}:[\d.]+@sha256:[0-9a-f]{{64}}", printed)
     assert printed.split("@")[1] in digests
 
 
-def test_it_answers_chat(container: str) -> None:
+def test_image_serves_chat(container: str) -> None:
     body = {"prompt": QUESTION, "return_full_text": False, "generate_kwargs": {"do_sample": False}}
-    answer = httpx.post(f"{container}/chat", json=body, timeout=120)
-    assert answer.json() == {"Result": "The capital of France is Paris."}
+    response = httpx.post(f"{container}/chat", json=body, timeout=120)
+    assert response.json() == {"Result": "The capital of France is Paris."}
 
 
-def test_it_runs_as_nobody_on_a_root_that_it_cannot_change(container: str, podman: Podman) -> None:
+def test_container_runs_unprivileged_on_a_read_only_root(container: str, podman: Podman) -> None:
     assert container
     assert podman.run("exec", "demo", "id", "-u") == podman.run("exec", "demo", "id", "-g") == "65532\n"
     assert podman.status("exec", "demo", "touch", "/srv/changed") != 0
@@ -113,17 +113,19 @@ def test_it_runs_as_nobody_on_a_root_that_it_cannot_change(container: str, podma
     assert podman.status("exec", "demo", "touch", "/tmp/scratch") == 0  # noqa: S108
 
 
-def test_no_build_tools_are_in_it(container: str, podman: Podman) -> None:
+def test_image_has_no_build_tools(container: str, podman: Podman) -> None:
     assert container
     for program in ("gcc", "cc", "pip", "pip3", "make"):
         assert podman.status("exec", "demo", "sh", "-c", f"command -v {program}") != 0
     assert podman.status("exec", "demo", "/opt/phi3/bin/python", "-c", "import pip") != 0
 
 
-def test_a_second_bake_builds_and_copies_nothing(image: tuple[Path, str]) -> None:
-    folder, printed = image
-    before = {path.name: path.stat().st_mtime_ns for path in (folder / "blobs/sha256").iterdir()}
-    done = subprocess.run([ROOT / "scripts/bake", "demo", f"oci:{folder}"], capture_output=True, text=True, check=True)
+def test_second_bake_builds_and_copies_nothing(image: tuple[Path, str]) -> None:
+    directory, printed = image
+    before = {path.name: path.stat().st_mtime_ns for path in (directory / "blobs/sha256").iterdir()}
+    done = subprocess.run(
+        [ROOT / "scripts/bake", "demo", f"oci:{directory}"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == printed
-    assert "is built of the same inputs already" in done.stderr
-    assert {path.name: path.stat().st_mtime_ns for path in (folder / "blobs/sha256").iterdir()} == before
+    assert "is already built from the same inputs" in done.stderr
+    assert {path.name: path.stat().st_mtime_ns for path in (directory / "blobs/sha256").iterdir()} == before

@@ -1,24 +1,24 @@
-"""What a node does with an image: a real containerd pulls it, and keeps the weights when the server changes."""
+"""Pulls by a real containerd, which keeps the weights when the server changes."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from images.catalogue import find
-from images.compose import compose
-from images.oci import reference
-from images.weights import lock
-from images.weights import push as weights
-from images.weights.folder import Folder
-from tests.images.conftest import SHARDS, repository
+from checkpoints.catalogue import get_model
+from images.compose import compose_image
+from images.oci.reference import parse_reference
+from images.weights.directory_source import DirectorySource
+from images.weights.lock import lock_model
+from images.weights.push import push_weights
+from tests.support.repository import SHARDS, write_repository
 from tools.harness.containerd import Containerd
-from tools.harness.images import runtime
+from tools.harness.images import push_runtime
 from tools.harness.registry import Proxy, registry
 
 pytestmark = pytest.mark.slow
 
-MODEL = find("mini-4k")
+MODEL = get_model("mini-4k")
 
 
 @pytest.fixture
@@ -27,18 +27,18 @@ def node() -> Iterator[Containerd]:
         yield node
 
 
-def test_a_new_server_leaves_the_weights_on_a_node(tmp_path: Path, node: Containerd) -> None:
-    source = Folder(repository(tmp_path / "repository", SHARDS))
-    entry = lock.make(MODEL, source, 2)
+def test_new_server_leaves_the_weights_on_a_node(tmp_path: Path, node: Containerd) -> None:
+    source = DirectorySource(write_repository(tmp_path / "repository", SHARDS))
+    entry = lock_model(MODEL, source, 2)
     with registry(tmp_path / "registry") as upstream, Proxy(upstream) as proxy:
-        target = reference.parse(f"{proxy.host}/node")
-        weights.push(entry, source, target.store)
+        target = parse_reference(f"{proxy.host}/node")
+        push_weights(entry, source, target.store)
 
         def release(tag: str) -> set[str]:
-            """Publish a version, pull it, and return the snapshots that it added."""
-            base = reference.parse(f"{proxy.host}/node-runtime:{tag}")
-            runtime(base.store, tag)
-            compose(entry, base, reference.parse(f"{proxy.host}/node:{tag}"))
+            """Publish and pull a version, and return the snapshots that the pull added."""
+            base = parse_reference(f"{proxy.host}/node-runtime:{tag}")
+            push_runtime(base.store, tag)
+            compose_image(entry, base, parse_reference(f"{proxy.host}/node:{tag}"))
             before = node.snapshots()
             proxy.calls.clear()
             node.run("images", "pull", "--plain-http", f"{proxy.host}/node:{tag}")
