@@ -145,7 +145,7 @@ class _Transfer:
             path.unlink()
             raise ModelError(
                 f"{file.name} of {self._hub.model.name} arrived damaged: its {kind} is {actual} instead of {expected}. "
-                "It was removed; run this once more to download it. If the error persists, "
+                "The file was deleted: run this again to download a new copy. If the error persists, "
                 f"{self._hub.endpoint} or a proxy alters the file"
             )
         self._progress.log_line(f"{file.name} verified")
