@@ -175,7 +175,7 @@ def models_table(models: dict[str, Any]) -> str:
     for name, model in models.items():
         gpu, context = model["gpu"], model["context"]
         # Source: the header of images/catalogue.yaml.
-        floor = gpu["weights"] - (-context * gpu["token"] * 10 // 9216) + 1536
+        floor = gpu["weightsMiB"] - (-context * gpu["kvKiBPerToken"] * 10 // 9216) + 1536
         need = f"{floor:,} MiB" if gpu["count"] else "none"
         minutes = sum(model["startup"].values()) // 60
         lines.append(f"| `{name}` | {model['image']} | {context:,} | {need} | {minutes} min |")

@@ -83,7 +83,10 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
     [
         ["replicaCount=3", "maxContext=2048", "drainSeconds=40", "containerPort=8080", "service.port=8080"],
         [f"autoscaling.{value}" for value in ("mode=hpa", "minReplicas=2", "maxReplicas=4", "queueLength=8")],
-        [f"models.mini-4k.{value}" for value in ("context=8192", "gpu.count=1", "gpu.weights=100", "gpu.token=20")],
+        [
+            f"models.mini-4k.{value}"
+            for value in ("context=8192", "gpu.count=1", "gpu.weightsMiB=100", "gpu.kvKiBPerToken=20")
+        ],
         [f"models.mini-4k.startup.{value}" for value in ("pullSeconds=99", "loadSeconds=99")],
     ],
 )

@@ -4,21 +4,13 @@ from itertools import product
 from typing import Any
 
 import pytest
-import yaml
 
 from images import VERSION
-from tests.charts.helm import GPU_MODELS, MODELS, ROOT, defaults, environment, one, pod, render, server, text
+from tests.charts.catalogue import CATALOGUE, min_gpu_memory_mib
+from tests.charts.helm import GPU_MODELS, MODELS, defaults, environment, one, pod, render, server, text
 
-CATALOGUE = yaml.safe_load((ROOT / "images/catalogue.yaml").read_text())["models"]
 MAP = defaults()["models"]
 EXPRESSION = ["nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"]
-
-
-def floor(model: str, context: int) -> int:
-    """The MiB of GPU memory that a context needs, by the arithmetic in the catalogue's header."""
-    gpu = CATALOGUE[model]["gpu"]
-    tenths = context * gpu["token"] * 10
-    return int(gpu["weights"] + (tenths // 9216 + (tenths % 9216 > 0)) + 1536)
 
 
 def expressions(values: dict[str, Any]) -> list[dict[str, Any]]:
@@ -57,7 +49,7 @@ def test_a_model_is_its_image_on_one_gpu(model: str) -> None:
     [*product(GPU_MODELS, [0, 1, 24, 2400, 4096]), ("mini-128k", 65_537), ("medium-128k", 131_072)],
 )
 def test_nodes_have_the_memory_that_model_and_context_need(model: str, context: int) -> None:
-    needed = floor(model, context or CATALOGUE[model]["context"])
+    needed = min_gpu_memory_mib(model, context or CATALOGUE[model]["context"])
     wanted = {"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": [str(needed - 1)]}
     assert expressions({"model": model, "maxContext": context}) == [wanted]
 
@@ -89,7 +81,9 @@ def test_start_and_deadline_follow_from_the_model(model: str) -> None:
 def test_a_model_of_one_s_own_is_added() -> None:
     own = MAP["mini-4k"] | {"image": "phi-3-law", "context": 2048}
     assert server({"model": "law", "models": {"law": own}})["image"] == f"ghcr.io/phi3/phi-3-law:{VERSION}"
-    assert expressions({"model": "law", "models": {"law": own}})[0]["values"] == [str(floor("mini-4k", 2048) - 1)]
+    assert expressions({"model": "law", "models": {"law": own}})[0]["values"] == [
+        str(min_gpu_memory_mib("mini-4k", 2048) - 1)
+    ]
 
 
 def test_a_part_of_an_entry_is_changed() -> None:

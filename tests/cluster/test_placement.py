@@ -2,17 +2,15 @@
 
 import functools
 import json
-import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.cluster.cluster import CHART, ROOT, Cluster, Manifest, Namespace, wait
+from tests.charts.catalogue import CATALOGUE, min_gpu_memory_mib
+from tests.cluster.cluster import CHART, Cluster, Manifest, Namespace, wait
 
-CATALOGUE = yaml.safe_load((ROOT / "checkpoints/catalogue.yaml").read_text())["models"]
 # Each at its whole context and at a smaller one.
 CELLS = [
     (model, context) for model, entry in CATALOGUE.items() for context in (entry["context"], entry["context"] // 8)
@@ -20,12 +18,6 @@ CELLS = [
 PLAYED = "type=kwok"
 GPUS = "32"
 """GPUs that each node pretends to have for the time of the test, so that no release takes another's place."""
-
-
-def floor(model: str, context: int) -> int:
-    """Return the MiB of GPU memory that a model needs, as the catalogue says it."""
-    gpu = CATALOGUE[model]["gpu"]
-    return int(gpu["weightsMiB"] + math.ceil(context * gpu["kvKiBPerToken"] / 1024 / 0.9) + 1536)
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +83,11 @@ def test_each_model_goes_where_it_fits_and_nowhere_else(
     lines = [f"{'model':<12}{'context':>8}{'MiB':>7}  {heads}goes to"]
     wrong = []
     for model, context in CELLS:
-        fitting = {node for node in gpus if gpus[node] >= floor(model, context)}
+        fitting = {node for node in gpus if gpus[node] >= min_gpu_memory_mib(model, context)}
         anywhere = placed[model, context, ""]
         row = {node: placed[model, context, node] for node in gpus}
         lines.append(
-            f"{model:<12}{context:>8}{floor(model, context):>7}  "
+            f"{model:<12}{context:>8}{min_gpu_memory_mib(model, context):>7}  "
             + "".join(f"{'yes' if row[node] else 'no':<19}" for node in gpus)
             + (anywhere or "Pending")
         )
@@ -110,7 +102,7 @@ def test_each_model_goes_where_it_fits_and_nowhere_else(
 def test_where_none_fits_events_and_notes_say_why(namespace: Namespace, gpus: dict[str, int]) -> None:
     small = min(gpus, key=lambda node: gpus[node])
     notes = place(namespace, "large", "medium-128k", 131072, small)
-    assert f"a free GPU of {floor('medium-128k', 131072)} MiB or more" in notes
+    assert f"a free GPU of {min_gpu_memory_mib('medium-128k', 131072)} MiB or more" in notes
     assert "kubectl get nodes -L nvidia.com/gpu.memory" in notes
     wait(lambda: scheduled(namespace, "large") == "", "it is not Pending")
     (event,) = namespace.get("events", "--field-selector=reason=FailedScheduling")

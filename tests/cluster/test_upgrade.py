@@ -18,7 +18,7 @@ from tests.cluster.release import release
 GPU: dict[str, Any] = {
     "model": "demo",
     # The demo model as if it needed a GPU: the server runs on the CPU, the scheduler counts a GPU.
-    "models": {"demo": {"gpu": {"count": 1, "weights": 325, "token": 46}}},
+    "models": {"demo": {"gpu": {"count": 1, "weightsMiB": 325, "kvKiBPerToken": 46}}},
 }
 
 

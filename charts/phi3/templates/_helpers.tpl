@@ -34,9 +34,9 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- define "phi3.gpuFloor" -}}
 {{- $model := include "phi3.model" . | fromYaml }}
 {{- $context := .Values.maxContext | default $model.context }}
-{{- /* ceil(context * token / 1024 / 0.9), in whole numbers */}}
-{{- $cache := div (add (mul $context $model.gpu.token 10) 9215) 9216 }}
-{{- add $model.gpu.weights $cache 1536 }}
+{{- /* ceil(context * kvKiBPerToken / 1024 / 0.9), in whole numbers */}}
+{{- $cache := div (add (mul $context $model.gpu.kvKiBPerToken 10) 9215) 9216 }}
+{{- add $model.gpu.weightsMiB $cache 1536 }}
 {{- end }}
 
 {{/* The container's image. */}}
