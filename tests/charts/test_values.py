@@ -1,14 +1,17 @@
 """Every value is used by a template and documented, and no template uses another."""
 
 import base64
+import functools
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import yaml
 
+from tests.charts.cases import FEATURES, GUARDS, Case
 from tests.charts.helm import CHART, MODELS, ROOT, defaults, server
 
 TEMPLATES = [path for path in (CHART / "templates").rglob("*") if path.is_file()]
@@ -43,6 +46,32 @@ def test_everything_of_a_model_is_used_and_all_that_is_used_is_there() -> None:
     assert set(re.findall(r"\$model\.([\w.]+\w)", SOURCE)) == OF_A_MODEL
     for model in MODELS:
         assert set(leaves(defaults()["models"][model])) == OF_A_MODEL
+
+
+def set_by(values: Case, path: str) -> Any:
+    """What values set at a path, or None."""
+    return functools.reduce(
+        lambda node, key: node.get(key) if isinstance(node, dict) else None, path.split("."), values
+    )
+
+
+def test_some_case_changes_every_value() -> None:
+    cases = [*FEATURES.values(), *(values for values, _ in GUARDS.values())]
+    unchanged = {
+        path
+        for path in leaves(defaults())
+        if all(set_by(values, path) in (None, set_by(defaults(), path)) for values in cases)
+    }
+    assert unchanged == {"models"}, "tests/charts/test_models.py changes models"
+
+
+@pytest.mark.parametrize(
+    ("path", "choice"), sorted(set(re.findall(r'(?:eq|ne) [.\w]*?\.Values\.([\w.]+) "(\w+)"', SOURCE)))
+)
+def test_some_case_takes_both_branches_of_a_comparison(path: str, choice: str) -> None:
+    found = {set_by(values, path) or set_by(defaults(), path) for values in FEATURES.values()}
+    assert choice in found
+    assert len(found) > 1
 
 
 def test_every_value_is_in_the_readme() -> None:
