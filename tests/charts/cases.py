@@ -27,7 +27,7 @@ SPREAD: Case = {
     "whenUnsatisfiable": "DoNotSchedule",
     "labelSelector": {"matchLabels": {"app.kubernetes.io/instance": "phi3"}},
 }
-CONFIG_MAP: Case = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "more"}, "data": {"a": "b"}}
+CONFIG_MAP: Case = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "files"}, "data": {"a": "b"}}
 DIGEST = "sha256:" + "a" * 64
 
 FEATURES: dict[str, Case] = {
@@ -93,7 +93,7 @@ FEATURES: dict[str, Case] = {
             {"name": "CHAT_HOST", "value": "::"},
             {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "tokens", "key": "token"}}},
         ],
-        "extraVolumes": [{"name": "files", "configMap": {"name": "more"}}],
+        "extraVolumes": [{"name": "files", "configMap": {"name": "files"}}],
         "extraVolumeMounts": [{"name": "files", "mountPath": "/files", "readOnly": True}],
         "extraObjects": [CONFIG_MAP],
     },
@@ -160,66 +160,85 @@ FEATURES: dict[str, Case] = {
 GUARDS: dict[str, tuple[Case, str]] = {
     "an unknown model": (
         {"model": "mini-8k"},
-        'model "mini-8k" is not one of demo, medium-128k, medium-4k, mini-128k, mini-4k: pick one of these',
+        'model "mini-8k" is unknown. Available models: demo, medium-128k, medium-4k, mini-128k, mini-4k. '
+        "Choose one of them, or add an entry to models.",
     ),
-    "more context than the model has": (
+    "maxContext above the model's context": (
         {"model": "medium-4k", "maxContext": 8192},
-        "maxContext 8192 is more than the 4096 tokens of model medium-4k: lower it",
+        "maxContext 8192 exceeds the 4096-token context of model medium-4k. Lower maxContext, or choose a 128k model.",
     ),
-    "a name that a Service cannot have": (
+    "an invalid Service name": (
         {"nameOverride": "Phi_3"},
-        '"phi3-Phi_3" cannot be the name',
+        '"phi3-Phi_3" is not a valid Service name: use lowercase letters, digits and hyphens, starting with a letter. '
+        "Set fullnameOverride.",
     ),
-    "products without a list": (
+    "mode product without products": (
         {"model": "medium-128k", "gpu": {"selector": {"mode": "product"}}},
-        "list in gpu.selector.products those with at least 56609 MiB",
+        "gpu.selector.mode product requires gpu.selector.products. "
+        "List products with at least 56609 MiB, or set the mode to memory.",
     ),
-    "products in another mode": (
+    "products in mode memory": (
         {"gpu": {"selector": {"products": ["NVIDIA-L4"]}}},
-        "gpu.selector.products has no effect with mode memory: set gpu.selector.mode to product",
+        "gpu.selector.products has no effect in mode memory. Set gpu.selector.mode to product, or remove the list.",
     ),
     "an image volume before Kubernetes 1.36": (
         {"weights": {"source": "volume"}},
-        "volumes of images need Kubernetes 1.36, and this is v1.35.9: set weights.source to baked",
+        "Image volumes require Kubernetes 1.36; this cluster runs v1.35.9. "
+        "Set weights.source to baked, and set claimName for adapters.",
     ),
-    "an adapter from two places": (
+    "an adapter with two sources": (
         {"adapters": {"law": {"image": "law:1", "claimName": "law"}}},
-        "adapters.law needs its files from one place: set either its image or its claimName",
+        "adapters.law requires exactly one source of its files. Set either image or claimName.",
     ),
-    "a reference for baked weights": (
+    "weights.reference with baked weights": (
         {"weights": {"reference": "registry.example.com/weights:1"}},
-        "weights.reference has no effect with baked weights",
+        "weights.reference has no effect when weights.source is baked. "
+        "Set weights.source to volume, or remove weights.reference.",
     ),
-    "two sources of keys": (
+    "two sources of API keys": (
         {"auth": {"existingSecret": "keys", "generate": True}},
-        "auth.existingSecret and auth.generate exclude each other: keep one",
+        "auth.existingSecret and auth.generate are mutually exclusive. "
+        "Remove auth.existingSecret, or set auth.generate to false.",
     ),
-    "an Ingress without hosts": ({"ingress": {"enabled": True}}, "list it in ingress.hosts"),
-    "an HTTPRoute without a Gateway": ({"httpRoute": {"enabled": True}}, "name it in httpRoute.parentRefs"),
-    "replicas beside an autoscaler": (
+    "an Ingress without hosts": (
+        {"ingress": {"enabled": True}},
+        "ingress.enabled requires at least one host. "
+        "Add a host name to ingress.hosts, or set ingress.enabled to false.",
+    ),
+    "an HTTPRoute without a Gateway": (
+        {"httpRoute": {"enabled": True}},
+        "httpRoute.enabled requires a Gateway. "
+        "Add its name to httpRoute.parentRefs, or set httpRoute.enabled to false.",
+    ),
+    "replicaCount with an autoscaler": (
         {"replicaCount": 2, "autoscaling": {"mode": "hpa"}},
-        "replicaCount has no effect with autoscaling.mode hpa",
+        "replicaCount has no effect in autoscaling.mode hpa. "
+        "Set autoscaling.minReplicas instead, or set the mode to none.",
     ),
-    "fewest above most": (
+    "minReplicas above maxReplicas": (
         {"autoscaling": {"mode": "hpa", "minReplicas": 4}},
-        "autoscaling.minReplicas 4 is more than maxReplicas 3",
+        "autoscaling.minReplicas 4 exceeds autoscaling.maxReplicas 3. Lower the minimum, or raise the maximum.",
     ),
-    "KEDA without Prometheus": ({"autoscaling": {"mode": "keda"}}, "set autoscaling.prometheusAddress"),
-    "a variable twice": (
+    "KEDA without Prometheus": (
+        {"autoscaling": {"mode": "keda"}},
+        "autoscaling.mode keda requires a Prometheus server. Set autoscaling.prometheusAddress to its URL.",
+    ),
+    "a duplicate variable": (
         {"extraEnv": [{"name": "A", "value": "1"}, {"name": "B", "value": "1"}, {"name": "A", "value": "2"}]},
-        "extraEnv has two of A: keep one",
+        "extraEnv contains A more than once. Each variable name must be unique: keep one entry.",
     ),
-    "a volume's name that is taken": (
+    "a volume name of the chart": (
         {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]},
-        "extraVolumes has a name that is taken, tmp: choose another",
+        "extraVolumes contains tmp, a volume name that is already in use. Choose a different name.",
     ),
-    "a mount's path that is taken": (
+    "a mount path of the chart": (
         {"extraVolumeMounts": [{"name": "files", "mountPath": "/weights"}]},
-        "extraVolumeMounts has a path that is taken, /weights: choose another",
+        "extraVolumeMounts contains /weights, a mount path that is already in use. Choose a different path.",
     ),
-    "an object twice": (
+    "a duplicate object": (
         {"extraObjects": [CONFIG_MAP, CONFIG_MAP]},
-        "extraObjects has two of ConfigMap more: keep one",
+        "extraObjects contains ConfigMap files more than once. "
+        "Each name must be unique within its kind: keep one object.",
     ),
 }
 GUARD_FLAGS: dict[str, tuple[str, ...]] = {"an image volume before Kubernetes 1.36": ("--kube-version", "1.35.9")}

@@ -197,7 +197,7 @@ def test_adapters_are_mounted_by_name_and_the_server_is_told_of_them() -> None:
     ],
 )
 def test_adapters_of_images_need_a_kubernetes_that_mounts_them(values: dict[str, Any]) -> None:
-    assert "for adapters a claimName" in failure(values, "--kube-version", "1.35.9")
+    assert "set claimName for adapters" in failure(values, "--kube-version", "1.35.9")
     claim = {"adapters": {"law": {"claimName": "law"}}}
     assert "CHAT_ADAPTERS_DIR" in text(claim, "--kube-version", "1.35.9")
 
@@ -210,7 +210,7 @@ def test_adapters_of_images_need_a_kubernetes_that_mounts_them(values: dict[str,
     ],
 )
 def test_an_adapter_s_volume_is_its_own(extra: dict[str, Any]) -> None:
-    assert "that is taken" in failure({"adapters": {"law": {"claimName": "law"}}, **extra})
+    assert "that is already in use" in failure({"adapters": {"law": {"claimName": "law"}}, **extra})
 
 
 def test_pods_are_marked_and_still_found() -> None:

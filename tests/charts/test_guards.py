@@ -15,14 +15,14 @@ def test_what_cannot_work_is_refused_in_words(name: str) -> None:
 
 
 def test_every_refusal_is_made_to_happen() -> None:
-    refusals = (CHART / "templates/requirements.yaml").read_text().count("{{- fail ")
+    refusals = (CHART / "templates/validate.yaml").read_text().count("{{- fail ")
     assert refusals == len(GUARDS)
 
 
 def test_all_refusals_are_in_one_place() -> None:
-    templates = [path for path in (CHART / "templates").rglob("*.*") if path.name != "requirements.yaml"]
+    templates = [path for path in (CHART / "templates").rglob("*.*") if path.name != "validate.yaml"]
     assert not [path for path in templates if re.search(r"{{-? (fail|required) ", path.read_text())]
 
 
 def test_a_release_whose_name_a_service_cannot_have_is_refused() -> None:
-    assert "set fullnameOverride" in failure({}, release="3phi3")
+    assert "Set fullnameOverride" in failure({}, release="3phi3")

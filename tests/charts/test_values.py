@@ -112,5 +112,5 @@ def test_templates_are_short_and_have_one_kind_each() -> None:
 
 
 def test_every_helper_has_a_sentence() -> None:
-    helpers = (CHART / "templates/_helpers.tpl").read_text()
+    helpers = "\n".join(path.read_text() for path in TEMPLATES if path.suffix == ".tpl")
     assert helpers.count("{{- define ") == len(re.findall(r"^\{\{/\* [^\n]+\. \*/\}\}\n\{\{- define ", helpers, re.M))
