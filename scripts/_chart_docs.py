@@ -191,7 +191,7 @@ def between(text: str, name: str, content: str) -> str:
 
 def problems(values: list[Value]) -> list[str]:
     """Return the values that lack a description, or one in which it is not said when to change them."""
-    when = re.compile(r"\b(set|change|raise|lower|switch|add|list)\b", re.IGNORECASE)
+    when = re.compile(r"\b(add|change|disable|enable|list|lower|raise|set|use)\b", re.IGNORECASE)
     leaves = [value for top in values for value in top.all() if not value.children or value.entries]
     undocumented = {value.path for top in values if top.entries for entry in top.children[1:] for value in entry.all()}
     return [

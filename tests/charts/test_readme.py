@@ -38,7 +38,7 @@ def test_the_repository_s_readme_has_the_same_two_commands() -> None:
 def test_the_memory_of_the_example_is_the_chart_s() -> None:
     affinity = pod({"model": "mini-128k", "maxContext": 32768})["affinity"]["nodeAffinity"]
     (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-    assert f"{int(term['matchExpressions'][0]['values'][0]) + 1:,} MiB in place of 63,439" in README
+    assert f"{int(term['matchExpressions'][0]['values'][0]) + 1:,} MiB instead of 63,439" in README
 
 
 def test_the_command_for_the_key_names_what_is_there() -> None:

@@ -55,7 +55,7 @@ def test_a_published_chart_renders_as_the_folder_does(published: str) -> None:
 def test_a_published_chart_is_installed_by_its_address(published: str) -> None:
     done = helm("install", "phi3", published, "--plain-http", "--dry-run=client", values={"model": "demo"})
     assert done.returncode == 0, done.stderr
-    assert "phi3 serves demo as Service phi3" in done.stdout
+    assert "The Service phi3 in namespace default serves demo" in done.stdout
 
 
 def test_a_package_holds_what_an_installation_needs(package: Path) -> None:

@@ -102,7 +102,7 @@ def test_each_model_goes_where_it_fits_and_nowhere_else(
 def test_where_none_fits_events_and_notes_say_why(namespace: Namespace, gpus: dict[str, int]) -> None:
     small = min(gpus, key=lambda node: gpus[node])
     notes = place(namespace, "large", "medium-128k", 131072, small)
-    assert f"a free GPU of {min_gpu_memory_mib('medium-128k', 131072)} MiB or more" in notes
+    assert f"a free GPU with at least {min_gpu_memory_mib('medium-128k', 131072)} MiB" in notes
     assert "kubectl get nodes -L nvidia.com/gpu.memory" in notes
     wait(lambda: scheduled(namespace, "large") == "", "it is not Pending")
     (event,) = namespace.get("events", "--field-selector=reason=FailedScheduling")
