@@ -1,4 +1,4 @@
-"""What `helm test` runs, against a real server."""
+"""The pod of `helm test`, run against a real server."""
 
 import subprocess
 import sys
@@ -16,21 +16,21 @@ from tests.charts.helm import CHART, one
 from tools.harness.server import running
 
 
-def ask(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the program of the test's container, as the container does."""
+def smoke_test(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command of the test container on this machine."""
     container = one("Pod", {})["spec"]["containers"][0]
     program, flag, source, _ = container["command"]
-    assert (program, flag, source) == ("python3", "-c", (CHART / "files/ask.py").read_text())
+    assert (program, flag, source) == ("python3", "-c", (CHART / "files/smoke_test.py").read_text())
     return subprocess.run([sys.executable, "-I", flag, source, *arguments], capture_output=True, text=True)
 
 
-def test_it_asks_the_service() -> None:
+def test_hook_sends_requests_to_the_service() -> None:
     assert one("Pod", {})["spec"]["containers"][0]["command"][3:] == ["http://phi3:80"]
     assert one("Pod", FEATURES["a load balancer"])["spec"]["containers"][0]["command"][3:] == ["http://phi3:8080"]
 
 
 @pytest.mark.parametrize("feature", ["keys from a Secret", "a generated key"])
-def test_it_has_the_keys(feature: str) -> None:
+def test_hook_mounts_the_api_keys(feature: str) -> None:
     spec = one("Pod", FEATURES[feature])["spec"]
     assert spec["containers"][0]["command"][4:] == ["/run/secrets/phi3/api-keys"]
     (mount,) = spec["containers"][0]["volumeMounts"]
@@ -38,7 +38,7 @@ def test_it_has_the_keys(feature: str) -> None:
     assert (mount["mountPath"], volume["name"]) == ("/run/secrets/phi3", mount["name"])
 
 
-def test_it_is_a_test_that_runs_where_the_image_is_and_leaves_nothing() -> None:
+def test_hook_runs_on_nodes_with_the_image_and_is_deleted_afterwards() -> None:
     pod = one("Pod", {})
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     assert "hook-succeeded" in pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
@@ -55,39 +55,39 @@ def keys(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_server_with_keys_passes(demo: Path, keys: Path) -> None:
+def test_smoke_test_passes_on_a_server_with_keys(demo: Path, keys: Path) -> None:
     with running(demo, "--api-keys-file", str(keys)) as server:
-        done = ask(server.url, keys)
+        done = smoke_test(server.url, keys)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Paris" in done.stdout
     for passed in (
-        "POST /chat answers",
+        "POST /chat returns a completion",
         "POST /v1/chat/completions streams",
-        "GET /metrics answers",
-        "POST /chat without a key is refused",
-        "POST /chat with a wrong key is refused",
+        "GET /metrics returns metrics",
+        "POST /chat rejects a request without a key",
+        "POST /chat rejects a wrong key",
     ):
         assert f"passed: {passed}" in done.stdout
 
 
-class Played(BaseHTTPRequestHandler):
-    """A server that answers what a test wants of it, and asks for the key "right-key" where `guarded`."""
+class FakeServer(BaseHTTPRequestHandler):
+    """A server with fixed responses; if `guarded`, it requires the key "right-key"."""
 
-    answers: ClassVar[dict[str, str]]
+    bodies: ClassVar[dict[str, str]]
     guarded: ClassVar[bool]
 
     def do_GET(self) -> None:
-        self.answer()
+        self.respond()
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        self.answer()
+        self.respond()
 
-    def answer(self) -> None:
-        known = self.headers.get("Authorization") == "Bearer right-key"
-        self.send_response(200 if known or not self.guarded else 401)
+    def respond(self) -> None:
+        authorized = self.headers.get("Authorization") == "Bearer right-key"
+        self.send_response(200 if authorized or not self.guarded else 401)
         self.end_headers()
-        self.wfile.write(self.answers[self.path].encode())
+        self.wfile.write(self.bodies[self.path].encode())
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -103,10 +103,10 @@ OPENAI = {
 
 
 @contextmanager
-def played(guarded: bool = True, **changed: str) -> Iterator[str]:
-    """The URL of a server that plays one with keys and streaming."""
-    answers = OPENAI | {f"/{name.replace('__', '/')}": text for name, text in changed.items()}
-    handler = type("Handler", (Played,), {"answers": answers, "guarded": guarded})
+def fake_server(guarded: bool = True, **changed: str) -> Iterator[str]:
+    """Yield the URL of a server with fixed responses, `changed` by route with __ for /."""
+    bodies = OPENAI | {f"/{name.replace('__', '/')}": text for name, text in changed.items()}
+    handler = type("Handler", (FakeServer,), {"bodies": bodies, "guarded": guarded})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -118,14 +118,14 @@ def played(guarded: bool = True, **changed: str) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("changed", "failed"),
     [
-        ({"guarded": False}, "POST /chat without a key is refused"),
-        ({"chat": '{"Result": ""}'}, "POST /chat answers"),
-        ({"metrics": ""}, "GET /metrics answers"),
+        ({"guarded": False}, "POST /chat rejects a request without a key"),
+        ({"chat": '{"Result": ""}'}, "POST /chat returns a completion"),
+        ({"metrics": ""}, "GET /metrics returns metrics"),
         ({"v1__chat__completions": '{"choices": []}'}, "POST /v1/chat/completions streams"),
     ],
 )
-def test_what_is_wrong_fails(changed: dict[str, Any], failed: str, keys: Path) -> None:
-    with played(**changed) as url:
-        done = ask(url, keys)
+def test_smoke_test_fails_on_a_wrong_response(changed: dict[str, Any], failed: str, keys: Path) -> None:
+    with fake_server(**changed) as url:
+        done = smoke_test(url, keys)
     assert done.returncode == 1
     assert f"FAILED: {failed}" in done.stdout

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.charts.test_monitoring import expressions, rules
+from tests.charts.monitoring import expressions, rules
 from tools.harness.server import Server, running
 
 pytestmark = pytest.mark.slow
@@ -21,13 +21,17 @@ REQUESTS = f"phi3_http_requests_total{{{POD},"
 QUEUE = f"vllm:request_queue_time_seconds_bucket{{{POD},"
 # For each alert: series that bring it about, as `promtool test rules` writes them, and others that do not.
 FIRES: dict[str, dict[str, str]] = {
-    "Phi3Silent": {f"up{{{POD}}}": "1+0x60"},
-    "Phi3Errors": {
+    "Phi3Down": {f"up{{{POD}}}": "1+0x60"},
+    "Phi3HighErrorRate": {
         f'{REQUESTS}route="/chat",status="200"}}': "0+90x60",
         f'{REQUESTS}route="/chat",status="500"}}': "0+10x60",
     },
-    "Phi3Refuses": {f'{REQUESTS}route="/chat",status="429"}}': "0+1x60"},
-    "Phi3Waits": {f'{QUEUE}le="30"}}': "0+1x60", f'{QUEUE}le="60"}}': "0+9x60", f'{QUEUE}le="+Inf"}}': "0+10x60"},
+    "Phi3RequestsRejected": {f'{REQUESTS}route="/chat",status="429"}}': "0+1x60"},
+    "Phi3LongQueueTime": {
+        f'{QUEUE}le="30"}}': "0+1x60",
+        f'{QUEUE}le="60"}}': "0+9x60",
+        f'{QUEUE}le="+Inf"}}': "0+10x60",
+    },
 }
 QUIET: dict[str, str] = {
     f"vllm:num_requests_running{{{POD}}}": "1+0x60",

@@ -63,5 +63,5 @@ def test_a_package_holds_what_an_installation_needs(package: Path) -> None:
         names = {name.removeprefix("phi3/") for name in archive.getnames()}
     wanted = {"Chart.yaml", "README.md", "values.yaml", "values.schema.json", ".helmignore"}
     wanted |= {str(path.relative_to(CHART)) for path in (CHART / "templates").rglob("*") if path.is_file()}
-    wanted |= {"examples/kaito.yaml"} | {f"files/{name}" for name in ("ask.py", "dashboard.json", "rules.yaml")}
+    wanted |= {"examples/kaito.yaml"} | {f"files/{name}" for name in ("dashboard.json", "rules.yaml", "smoke_test.py")}
     assert names == wanted

@@ -1,7 +1,6 @@
 """Every value is used by a template and documented, and no template uses another."""
 
 import base64
-import functools
 import re
 import subprocess
 import sys
@@ -48,11 +47,12 @@ def test_everything_of_a_model_is_used_and_all_that_is_used_is_there() -> None:
         assert set(leaves(defaults()["models"][model])) == OF_A_MODEL
 
 
-def set_by(values: Case, path: str) -> Any:
-    """What values set at a path, or None."""
-    return functools.reduce(
-        lambda node, key: node.get(key) if isinstance(node, dict) else None, path.split("."), values
-    )
+def value_at(values: Case, path: str) -> Any:
+    """Return the value at a dotted path, or None if the values do not set it."""
+    node: Any = values
+    for key in path.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
 
 
 def test_some_case_changes_every_value() -> None:
@@ -60,7 +60,7 @@ def test_some_case_changes_every_value() -> None:
     unchanged = {
         path
         for path in leaves(defaults())
-        if all(set_by(values, path) in (None, set_by(defaults(), path)) for values in cases)
+        if all(value_at(values, path) in (None, value_at(defaults(), path)) for values in cases)
     }
     assert unchanged == {"models"}, "tests/charts/test_models.py changes models"
 
@@ -69,7 +69,7 @@ def test_some_case_changes_every_value() -> None:
     ("path", "choice"), sorted(set(re.findall(r'(?:eq|ne) [.\w]*?\.Values\.([\w.]+) "(\w+)"', SOURCE)))
 )
 def test_some_case_takes_both_branches_of_a_comparison(path: str, choice: str) -> None:
-    found = {set_by(values, path) or set_by(defaults(), path) for values in FEATURES.values()}
+    found = {value_at(values, path) or value_at(defaults(), path) for values in FEATURES.values()}
     assert choice in found
     assert len(found) > 1
 
