@@ -29,7 +29,6 @@ class Copy:
         for name in ("checkpoints", "images", "requirements", "scripts"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "charts", folder / "charts")
-        shutil.copytree(ROOT / "tests/charts/golden", folder / "tests/charts/golden")
         for name in ("pyproject.toml", "CHANGELOG.md", "app/__init__.py"):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, folder / name)

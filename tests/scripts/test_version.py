@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    for name in ("scripts", "charts/phi3", "tests/charts/golden"):
+    for name in ("scripts", "charts/phi3"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "CHANGELOG.md", "app/__init__.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
