@@ -1,4 +1,4 @@
-"""Values that people set, by what they are for, and values that cannot work, by what is said of them."""
+"""Cases: FEATURES holds valid values by purpose, GUARDS holds invalid values with their error messages."""
 
 from typing import Any
 
@@ -32,8 +32,8 @@ DIGEST = "sha256:" + "a" * 64
 
 FEATURES: dict[str, Case] = {
     "defaults": {},
-    "less context": {"maxContext": 2048},
-    "a mirror": {
+    "a smaller context": {"maxContext": 2048},
+    "a mirrored image": {
         "image": {
             "registry": "registry.example.com/ai",
             "repository": "phi",
@@ -43,7 +43,7 @@ FEATURES: dict[str, Case] = {
             "pullSecrets": [{"name": "registry"}],
         }
     },
-    "weights in a volume": {"weights": {"source": "volume"}, "prepull": {"enabled": True}},
+    "weights from a volume": {"weights": {"source": "volume"}, "prepull": {"enabled": True}},
     "weights of another release": {"weights": {"source": "volume", "reference": "registry.example.com/weights:1"}},
     "adapters": {
         "adapters": {
@@ -52,7 +52,7 @@ FEATURES: dict[str, Case] = {
         },
         "prepull": {"enabled": True},
     },
-    "GPUs by product": {
+    "GPU selection by product": {
         "gpu": {
             "selector": {
                 "mode": "product",
@@ -61,10 +61,10 @@ FEATURES: dict[str, Case] = {
             }
         }
     },
-    "GPUs by another label": {"gpu": {"selector": {"memoryLabel": "karpenter.k8s.aws/instance-gpu-memory"}}},
-    "GPUs by nothing": {"gpu": {"selector": {"mode": "none"}}, "nodeSelector": {"pool": "gpu"}},
-    "affinity to nodes": {"affinity": GPU_POOL},
-    "affinity to pods": {"affinity": ANTI_AFFINITY},
+    "GPU selection by another label": {"gpu": {"selector": {"memoryLabel": "karpenter.k8s.aws/instance-gpu-memory"}}},
+    "no GPU selection": {"gpu": {"selector": {"mode": "none"}}, "nodeSelector": {"pool": "gpu"}},
+    "node affinity": {"affinity": GPU_POOL},
+    "pod affinity": {"affinity": ANTI_AFFINITY},
     "placement": {
         "nodeSelector": {"pool": "gpu"},
         "gpu": {"tolerations": []},
@@ -73,15 +73,15 @@ FEATURES: dict[str, Case] = {
         "priorityClassName": "high",
         "runtimeClassName": "nvidia",
     },
-    "marked pods": {
+    "pod labels and annotations": {
         "podAnnotations": {"sidecar.istio.io/inject": "true"},
         "podLabels": {"team": "language", "app.kubernetes.io/component": "other"},
     },
     "several servers": {"replicaCount": 3},
     "no servers": {"replicaCount": 0},
-    "several servers without a budget": {"replicaCount": 3, "podDisruptionBudget": {"enabled": False}},
-    "long answers": {"drainSeconds": 300, "shmSize": "2Gi"},
-    "another program": {
+    "several servers without a disruption budget": {"replicaCount": 3, "podDisruptionBudget": {"enabled": False}},
+    "a long drain": {"drainSeconds": 300, "shmSize": "2Gi"},
+    "a custom image": {
         "command": ["python", "-m", "app"],
         "args": ["--log-level", "debug"],
         "containerPort": 8080,
@@ -97,15 +97,15 @@ FEATURES: dict[str, Case] = {
         "extraVolumeMounts": [{"name": "files", "mountPath": "/files", "readOnly": True}],
         "extraObjects": [CONFIG_MAP],
     },
-    "keys from a Secret": {"auth": {"existingSecret": "keys", "secretKey": "list"}},
-    "a generated key": {"auth": {"generate": True}},
-    "another identity": {
+    "API keys from a Secret": {"auth": {"existingSecret": "keys", "secretKey": "list"}},
+    "a generated API key": {"auth": {"generate": True}},
+    "custom security contexts": {
         "serviceAccountName": "phi3",
         "podSecurityContext": {"runAsUser": 1000, "fsGroup": 1000},
         "securityContext": {"runAsNonRoot": True},
     },
     "no network policy": {"networkPolicy": {"enabled": False}},
-    "a narrow network policy": {
+    "a restricted network policy": {
         "networkPolicy": {
             "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "web"}}}],
             "egress": [{"ports": [{"port": 53, "protocol": "UDP"}]}],
@@ -131,30 +131,30 @@ FEATURES: dict[str, Case] = {
             "timeout": "30m",
         }
     },
-    "an autoscaler": {"autoscaling": {"mode": "hpa", "minReplicas": 2, "maxReplicas": 8, "hpaMetric": "waiting"}},
-    "one server at most": {"autoscaling": {"mode": "hpa", "maxReplicas": 1}},
+    "an HPA": {"autoscaling": {"mode": "hpa", "minReplicas": 2, "maxReplicas": 8, "hpaMetric": "waiting"}},
+    "an HPA with one server": {"autoscaling": {"mode": "hpa", "maxReplicas": 1}},
     "KEDA": {
         "autoscaling": {"mode": "keda", "queueLength": 8, "prometheusAddress": "http://prometheus.monitoring:9090"}
     },
-    "pulled ahead": {"prepull": {"enabled": True}},
+    "prepulled images": {"prepull": {"enabled": True}},
     "a ServiceMonitor": {"metrics": {"monitor": {"kind": "ServiceMonitor", "interval": "15s"}}},
     "a PodMonitor": {"metrics": {"monitor": {"kind": "PodMonitor"}}},
-    "monitors that need a key": {
+    "a ServiceMonitor with an API key": {
         "auth": {"existingSecret": "keys"},
         "metrics": {"monitor": {"kind": "ServiceMonitor", "secretKey": "prometheus", "labels": {"release": "kps"}}},
     },
-    "a PodMonitor with labels": {
+    "a PodMonitor with an API key": {
         "metrics": {"monitor": {"kind": "PodMonitor", "labels": {"release": "kps"}}},
         "auth": {"generate": True},
     },
     "alerts and a dashboard": {"metrics": {"rules": {"enabled": True}, "dashboard": {"enabled": True}}},
-    "labels for Prometheus and Grafana": {
+    "labels of alerts and dashboard": {
         "metrics": {
             "rules": {"enabled": True, "labels": {"release": "kps"}},
             "dashboard": {"enabled": True, "labels": {"grafana_dashboard": None}},
         }
     },
-    "other names": {"nameOverride": "language", "fullnameOverride": "chat"},
+    "overridden names": {"nameOverride": "language", "fullnameOverride": "chat"},
 }
 
 GUARDS: dict[str, tuple[Case, str]] = {

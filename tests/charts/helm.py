@@ -1,4 +1,4 @@
-"""Real Helm: what the chart renders to for given values, each asked for once."""
+"""Real Helm: the objects that the chart renders for given values, cached."""
 
 import copy
 import functools
@@ -18,12 +18,12 @@ Manifest = dict[str, Any]
 
 
 class StrictLoader(yaml.CSafeLoader):
-    """Reads YAML as an API server would: a key that occurs twice is an error."""
+    """YAML loader that rejects duplicate keys, as an API server does."""
 
 
 def _map(loader: StrictLoader, node: yaml.MappingNode) -> dict[Hashable, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
-    assert len(keys) == len(set(keys)), f"a key occurs twice among {keys}{node.start_mark}"
+    assert len(keys) == len(set(keys)), f"duplicate key among {keys}{node.start_mark}"
     return loader.construct_mapping(node, deep=True)
 
 
@@ -32,7 +32,7 @@ StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _ma
 
 @functools.cache
 def program(name: str) -> Path:
-    """Return the pinned helm, or another tool of scripts/go, built on first use."""
+    """Return the path of a pinned tool of scripts/go; the first use builds it."""
     subprocess.run([ROOT / "scripts/tools", name], check=True)
     return ROOT / ".tools/bin" / name
 
@@ -43,7 +43,7 @@ def helm(*arguments: str | Path, values: Values | None = None) -> subprocess.Com
     return subprocess.run(
         [program("helm"), *arguments, *more],
         input=json.dumps(values),
-        # No memory is given back: Helm is gone before that pays.
+        # Without garbage collection, the short-lived process runs faster.
         env=os.environ | {"KUBECONFIG": os.devnull, "GOGC": "off"},
         capture_output=True,
         text=True,
@@ -51,26 +51,24 @@ def helm(*arguments: str | Path, values: Values | None = None) -> subprocess.Com
 
 
 @functools.cache
-def _template(values: str, release: str, flags: tuple[str, ...], chart: Path) -> subprocess.CompletedProcess[str]:
-    return helm("template", release, chart, "--namespace", "models", *flags, values=json.loads(values))
+def _template(values: str, release: str, flags: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    return helm("template", release, CHART, "--namespace", "models", *flags, values=json.loads(values))
 
 
-def template(
-    values: Values, *flags: str, release: str = "phi3", chart: Path = CHART
-) -> subprocess.CompletedProcess[str]:
-    """Run `helm template`; the answer is kept for whoever asks the same again."""
-    return _template(json.dumps(values), release, flags, chart)
+def template(values: Values, *flags: str, release: str = "phi3") -> subprocess.CompletedProcess[str]:
+    """Run `helm template`, or return the cached result of an equal call."""
+    return _template(json.dumps(values), release, flags)
 
 
-def text(values: Values, *flags: str, release: str = "phi3", chart: Path = CHART) -> str:
-    """Return all that the chart renders to."""
-    done = template(values, *flags, release=release, chart=chart)
+def text(values: Values, *flags: str, release: str = "phi3") -> str:
+    """Return the manifests that the chart renders, as text."""
+    done = template(values, *flags, release=release)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def render(values: Values, *flags: str, release: str = "phi3") -> list[Manifest]:
-    """Return the objects that the chart renders to."""
+    """Return the objects that the chart renders."""
     return copy.deepcopy(_parsed(text(values, *flags, release=release)))
 
 
@@ -80,9 +78,9 @@ def _parsed(rendered: str) -> list[Manifest]:
 
 
 def failure(values: Values, *flags: str, release: str = "phi3") -> str:
-    """Return the error of values that the chart refuses."""
+    """Return the error message for values that the chart rejects."""
     done = template(values, *flags, release=release)
-    assert done.returncode != 0, "the chart accepted them"
+    assert done.returncode != 0, "the chart accepted the values"
     return done.stderr
 
 
@@ -106,12 +104,12 @@ def server(values: Values, *flags: str) -> dict[str, Any]:
 
 
 def environment(values: Values) -> dict[str, Any]:
-    """Return the server's environment variables that have a value."""
+    """Return the values of the server's environment variables; None for those from a reference."""
     return {variable["name"]: variable.get("value") for variable in server(values)["env"]}
 
 
 def defaults() -> dict[str, Any]:
-    """Return values.yaml."""
+    """Return the default values."""
     values: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
     return values
 

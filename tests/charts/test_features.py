@@ -1,4 +1,4 @@
-"""What each feature renders, and that it goes with every model."""
+"""The objects of each feature, and the combination of every feature with every model."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from images import VERSION
 from tests.charts.cases import DIGEST, FEATURES
 from tests.charts.helm import CHART, MODELS, Manifest, environment, failure, helm, one, pod, render, server, text
 
-# The schema takes a third of the time, and has tests of its own.
+# Schema validation takes a third of the time and has its own tests.
 UNCHECKED = "--skip-schema-validation"
 # Source: x-kubernetes-list-map-keys in the API's schema.
 LIST_KEYS = {
@@ -29,7 +29,7 @@ LIST_KEYS = {
 
 
 def lists(node: Any, name: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """Every list in a manifest, with the key that it is under."""
+    """Yield every list in a manifest with its key."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield from lists(value, key)
@@ -40,7 +40,7 @@ def lists(node: Any, name: str = "") -> Iterator[tuple[str, list[Any]]]:
 
 
 def check(manifest: Manifest) -> None:
-    """Hold an object against what an API server asks of every one."""
+    """Check the rules of the API server that the schemas do not contain: lengths of names, unique keys of lists."""
     name = manifest["metadata"]["name"]
     assert len(name) <= 63
     for key, value in manifest["metadata"].get("labels", {}).items():
@@ -48,11 +48,11 @@ def check(manifest: Manifest) -> None:
         assert len(value) <= 63, key
     for key, found in lists(manifest):
         names = [tuple(item.get(part) for part in LIST_KEYS[key]) for item in found] if key in LIST_KEYS else []
-        assert all(count == 1 for count in Counter(names).values()), f"{key} of {name} has one twice: {names}"
+        assert all(count == 1 for count in Counter(names).values()), f"{key} of {name} has a duplicate: {names}"
 
 
 @pytest.mark.parametrize(("model", "feature"), list(product(MODELS, FEATURES)))
-def test_every_feature_goes_with_every_model(model: str, feature: str) -> None:
+def test_every_feature_renders_with_every_model(model: str, feature: str) -> None:
     values = {"model": model, **FEATURES[feature]}
     manifests = render(values, UNCHECKED)
     for manifest in manifests:
@@ -64,15 +64,15 @@ def test_every_feature_goes_with_every_model(model: str, feature: str) -> None:
         if manifest["kind"] in ("Deployment", "DaemonSet"):
             component = "server" if manifest["kind"] == "Deployment" else "prepull"
             labels = {"name": values.get("nameOverride", "phi3"), "instance": "phi3", "component": component}
-            # An upgrade cannot change these, so they depend on names alone.
+            # Selector labels are immutable, so they depend only on names.
             fixed = {f"app.kubernetes.io/{key}": value for key, value in labels.items()}
             assert manifest["spec"]["selector"] == {"matchLabels": fixed}
-            marks = values.get("podLabels", {}) if component == "server" else {}
-            assert manifest["spec"]["template"]["metadata"]["labels"] == marks | fixed
+            extra = values.get("podLabels", {}) if component == "server" else {}
+            assert manifest["spec"]["template"]["metadata"]["labels"] == extra | fixed
             assert (fixed == selected) == (component == "server")
 
 
-def test_rendering_twice_gives_the_same_bytes() -> None:
+def test_rendering_is_deterministic() -> None:
     values = {key: value for feature in FEATURES.values() for key, value in feature.items() if key != "auth"}
     values |= {"replicaCount": 1, "gpu": {}, "weights": {}, "autoscaling": {}}
     assert text(values, "--namespace", "models") == text(values, "--namespace", "models", "--skip-tests=false")
@@ -90,8 +90,8 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
         [f"models.mini-4k.startup.{value}" for value in ("pullSeconds=99", "loadSeconds=99")],
     ],
 )
-def test_numbers_from_the_command_line_are_those_of_a_file(given: list[str]) -> None:
-    # Helm has them as another type.
+def test_numbers_from_the_command_line_render_like_those_from_a_file(given: list[str]) -> None:
+    # Helm parses them as another type.
     values: dict[str, Any] = {}
     for setting in given:
         *above, last = setting.partition("=")[0].split(".")
@@ -103,7 +103,7 @@ def test_numbers_from_the_command_line_are_those_of_a_file(given: list[str]) -> 
     assert done.stdout == text(values), done.stderr
 
 
-def test_words_that_yaml_takes_for_something_else_stay_words() -> None:
+def test_strings_that_yaml_reads_as_other_types_stay_strings() -> None:
     values = {
         "nameOverride": "phi3",
         "fullnameOverride": "chat",
@@ -125,7 +125,7 @@ def test_words_that_yaml_takes_for_something_else_stay_words() -> None:
     assert spec["volumes"][-1]["secret"]["items"][0]["key"] == "yes"
 
 
-def test_names_stay_within_limits_for_long_releases() -> None:
+def test_names_of_long_releases_stay_within_limits() -> None:
     values = {"prepull": {"enabled": True}, "metrics": {"dashboard": {"enabled": True}}, "auth": {"generate": True}}
     manifests = render(values, release="a" * 53)
     for manifest in manifests:
@@ -135,26 +135,26 @@ def test_names_stay_within_limits_for_long_releases() -> None:
     }
 
 
-def test_other_names_are_taken_over() -> None:
-    deployment = one("Deployment", FEATURES["other names"])
+def test_overridden_names_reach_names_and_labels() -> None:
+    deployment = one("Deployment", FEATURES["overridden names"])
     assert deployment["metadata"]["name"] == "chat"
     assert deployment["metadata"]["labels"]["app.kubernetes.io/name"] == "language"
 
 
-def test_a_release_named_like_the_chart_does_not_repeat_it() -> None:
+def test_release_name_that_contains_the_chart_name_is_not_repeated() -> None:
     assert one("Service", {}, release="my-phi3")["metadata"]["name"] == "my-phi3"
     assert one("Service", {}, release="language")["metadata"]["name"] == "language-phi3"
 
 
-def test_the_image_is_pinned_and_mirrored() -> None:
-    values = FEATURES["a mirror"]
+def test_image_values_set_the_whole_reference() -> None:
+    values = FEATURES["a mirrored image"]
     assert server(values)["image"] == f"registry.example.com/ai/phi:1.2.3@{DIGEST}"
     assert server(values)["imagePullPolicy"] == "Always"
     assert pod(values)["imagePullSecrets"] == [{"name": "registry"}]
 
 
-def test_weights_come_from_a_volume_beside_the_bare_runtime() -> None:
-    values = FEATURES["weights in a volume"]
+def test_weights_volume_is_mounted_next_to_the_bare_runtime() -> None:
+    values = FEATURES["weights from a volume"]
     assert server(values)["image"] == f"ghcr.io/phi3/phi-3-runtime:{VERSION}"
     image = {"reference": f"ghcr.io/phi3/phi-3-mini-4k-instruct:{VERSION}", "pullPolicy": "IfNotPresent"}
     volume, mount = {"name": "weights", "image": image}, {"name": "weights", "mountPath": "/weights", "readOnly": True}
@@ -162,17 +162,17 @@ def test_weights_come_from_a_volume_beside_the_bare_runtime() -> None:
     assert mount in server(values)["volumeMounts"]
     assert environment(values)["CHAT_MODEL"] == "/weights/models/mini-4k"
     assert environment(values)["CHAT_NAME"] == "mini-4k"
-    ahead = one("DaemonSet", values)["spec"]["template"]["spec"]
-    assert ahead["volumes"] == [volume]
-    assert ahead["containers"][0]["volumeMounts"] == [mount]
+    prepull = one("DaemonSet", values)["spec"]["template"]["spec"]
+    assert prepull["volumes"] == [volume]
+    assert prepull["containers"][0]["volumeMounts"] == [mount]
 
 
-def test_weights_of_another_release_are_mounted() -> None:
+def test_weights_reference_selects_the_mounted_image() -> None:
     volumes = pod(FEATURES["weights of another release"])["volumes"]
     assert volumes[-1]["image"]["reference"] == "registry.example.com/weights:1"
 
 
-def test_adapters_are_mounted_by_name_and_the_server_is_told_of_them() -> None:
+def test_adapters_are_mounted_and_passed_to_the_server() -> None:
     values = FEATURES["adapters"]
     image = {"reference": "registry.example.com/adapters/law:1", "pullPolicy": "IfNotPresent"}
     law, claim = {"name": "adapter-law", "image": image}, {"claimName": "adapters", "readOnly": True}
@@ -184,9 +184,9 @@ def test_adapters_are_mounted_by_name_and_the_server_is_told_of_them() -> None:
     assert server(values)["volumeMounts"][-2:] == mounts
     variables = environment(values)
     assert (variables["CHAT_ADAPTERS_DIR"], variables["CHAT_ADAPTER_WEIGHTS"]) == ("/adapters", "law=0.5,tone=1")
-    # A claim may be one node's alone; images are for all.
-    ahead = one("DaemonSet", values)["spec"]["template"]["spec"]
-    assert (ahead["volumes"], ahead["containers"][0]["volumeMounts"]) == ([law], mounts[:1])
+    # A claim may be bound to one node, so only images are prepulled.
+    prepull = one("DaemonSet", values)["spec"]["template"]["spec"]
+    assert (prepull["volumes"], prepull["containers"][0]["volumeMounts"]) == ([law], mounts[:1])
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_adapters_are_mounted_by_name_and_the_server_is_told_of_them() -> None:
         {"weights": {"source": "volume"}, "adapters": {"law": {"image": "law:1"}}},
     ],
 )
-def test_adapters_of_images_need_a_kubernetes_that_mounts_them(values: dict[str, Any]) -> None:
+def test_adapter_images_require_image_volumes(values: dict[str, Any]) -> None:
     assert "set claimName for adapters" in failure(values, "--kube-version", "1.35.9")
     claim = {"adapters": {"law": {"claimName": "law"}}}
     assert "CHAT_ADAPTERS_DIR" in text(claim, "--kube-version", "1.35.9")
@@ -209,22 +209,22 @@ def test_adapters_of_images_need_a_kubernetes_that_mounts_them(values: dict[str,
         {"extraVolumeMounts": [{"name": "files", "mountPath": "/adapters/law"}]},
     ],
 )
-def test_an_adapter_s_volume_is_its_own(extra: dict[str, Any]) -> None:
+def test_adapters_reserve_their_volume_names_and_mount_paths(extra: dict[str, Any]) -> None:
     assert "that is already in use" in failure({"adapters": {"law": {"claimName": "law"}}, **extra})
 
 
-def test_pods_are_marked_and_still_found() -> None:
-    template = one("Deployment", FEATURES["marked pods"])["spec"]["template"]["metadata"]
+def test_pod_labels_do_not_replace_selector_labels() -> None:
+    template = one("Deployment", FEATURES["pod labels and annotations"])["spec"]["template"]["metadata"]
     assert template["annotations"] == {"sidecar.istio.io/inject": "true"}
     assert template["labels"] == one("Service", {})["spec"]["selector"] | {"team": "language"}
 
 
-def test_baked_images_say_themselves_where_their_weights_are() -> None:
+def test_baked_images_need_no_model_variables() -> None:
     assert not {"CHAT_MODEL", "CHAT_NAME"} & set(environment({}))
 
 
-def test_another_program_is_run_on_its_port_and_routes() -> None:
-    values = FEATURES["another program"]
+def test_custom_image_sets_command_port_and_probe_routes() -> None:
+    values = FEATURES["a custom image"]
     container = server(values)
     assert (container["command"], container["args"]) == (["python", "-m", "app"], ["--log-level", "debug"])
     assert container["ports"] == [{"name": "http", "containerPort": 8080}]
@@ -234,14 +234,14 @@ def test_another_program_is_run_on_its_port_and_routes() -> None:
     }
 
 
-def test_extra_variables_replace_the_chart_s() -> None:
+def test_extra_variables_override_the_chart_s() -> None:
     variables = environment(FEATURES["extras"])
     assert variables["CHAT_HOST"] == "::"
     assert variables["CHAT_MAX_QUEUE"] == "128"
     assert server(FEATURES["extras"])["env"][-1]["valueFrom"] == {"secretKeyRef": {"name": "tokens", "key": "token"}}
 
 
-def test_extra_volumes_and_objects_are_added() -> None:
+def test_extra_volumes_and_objects_are_rendered() -> None:
     values = FEATURES["extras"]
     assert pod(values)["volumes"][-1] == values["extraVolumes"][0]
     assert server(values)["volumeMounts"][-1] == values["extraVolumeMounts"][0]
@@ -250,9 +250,9 @@ def test_extra_volumes_and_objects_are_added() -> None:
 
 @pytest.mark.parametrize(
     ("feature", "secret", "entry"),
-    [("keys from a Secret", "keys", "list"), ("a generated key", "phi3-api-keys", "api-keys")],
+    [("API keys from a Secret", "keys", "list"), ("a generated API key", "phi3-api-keys", "api-keys")],
 )
-def test_keys_are_a_file(feature: str, secret: str, entry: str) -> None:
+def test_api_keys_are_mounted_as_a_file(feature: str, secret: str, entry: str) -> None:
     values = FEATURES[feature]
     items = [{"key": entry, "path": "api-keys"}]
     assert {"name": "api-keys", "secret": {"secretName": secret, "defaultMode": 0o440, "items": items}} in pod(values)[
@@ -262,29 +262,29 @@ def test_keys_are_a_file(feature: str, secret: str, entry: str) -> None:
     assert environment(values)["CHAT_API_KEYS_FILE"] == "/run/secrets/phi3/api-keys"
 
 
-def test_a_generated_key_is_long_and_outlives_the_release() -> None:
-    secret = one("Secret", FEATURES["a generated key"])
+def test_generated_key_is_long_and_survives_uninstallation() -> None:
+    secret = one("Secret", FEATURES["a generated API key"])
     assert secret["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
     key = base64.b64decode(secret["data"]["api-keys"]).decode()
     assert len(key) == 40
     assert key.isalnum()
 
 
-def test_nobody_s_key_is_made_unless_asked() -> None:
-    for values in ({}, FEATURES["keys from a Secret"]):
+def test_no_key_is_generated_by_default() -> None:
+    for values in ({}, FEATURES["API keys from a Secret"]):
         assert "Secret" not in {manifest["kind"] for manifest in render(values)}
 
 
-def test_the_network_policy_lets_in_whom_it_names_and_the_test() -> None:
-    spec = one("NetworkPolicy", FEATURES["a narrow network policy"])["spec"]
+def test_network_policy_admits_the_listed_peers_and_the_smoke_test() -> None:
+    spec = one("NetworkPolicy", FEATURES["a restricted network policy"])["spec"]
     (rule,) = spec["ingress"]
     test, *named = rule["from"]
     assert test["podSelector"]["matchLabels"].items() <= one("Pod", {})["metadata"]["labels"].items()
-    assert named == FEATURES["a narrow network policy"]["networkPolicy"]["from"]
-    assert spec["egress"] == FEATURES["a narrow network policy"]["networkPolicy"]["egress"]
+    assert named == FEATURES["a restricted network policy"]["networkPolicy"]["from"]
+    assert spec["egress"] == FEATURES["a restricted network policy"]["networkPolicy"]["egress"]
 
 
-def test_the_network_policy_opens_the_server_s_port_and_nothing_else() -> None:
+def test_network_policy_opens_only_the_server_s_port() -> None:
     spec = one("NetworkPolicy", {})["spec"]
     assert (spec["policyTypes"], spec["ingress"], spec["egress"]) == (
         ["Ingress", "Egress"],
@@ -294,17 +294,17 @@ def test_the_network_policy_opens_the_server_s_port_and_nothing_else() -> None:
     assert spec["podSelector"]["matchLabels"] == one("Service", {})["spec"]["selector"]
 
 
-def test_the_service_is_port_80_before_5000() -> None:
+def test_service_forwards_port_80_to_5000() -> None:
     assert one("Service", {})["spec"]["ports"] == [{"name": "http", "port": 80, "targetPort": "http"}]
     assert server({})["ports"] == [{"name": "http", "containerPort": 5000}]
 
 
-def test_a_load_balancer_has_its_annotations() -> None:
+def test_load_balancer_has_its_annotations() -> None:
     service = one("Service", FEATURES["a load balancer"])
     assert (service["spec"]["type"], service["metadata"]["annotations"]) == ("LoadBalancer", {"internal": "true"})
 
 
-def test_an_ingress_leads_every_host_to_the_service() -> None:
+def test_ingress_routes_every_host_to_the_service() -> None:
     ingress = one("Ingress", FEATURES["an Ingress with TLS"])
     hosts = ["phi3.example.com", "phi.example.com"]
     backend = {"service": {"name": "phi3", "port": {"name": "http"}}}
@@ -316,22 +316,22 @@ def test_an_ingress_leads_every_host_to_the_service() -> None:
     }
 
 
-def test_an_http_route_waits_for_long_answers() -> None:
+def test_http_route_sets_the_request_timeout() -> None:
     route = one("HTTPRoute", FEATURES["an HTTPRoute with hosts"])["spec"]
     assert route["rules"] == [{"backendRefs": [{"name": "phi3", "port": 80}], "timeouts": {"request": "30m"}}]
     assert route["hostnames"] == ["phi3.example.com"]
     assert one("HTTPRoute", FEATURES["an HTTPRoute"])["spec"]["rules"][0]["timeouts"] == {"request": "600s"}
 
 
-def test_an_autoscaler_alone_sets_the_number_of_servers() -> None:
-    for feature, kind in (("an autoscaler", "HorizontalPodAutoscaler"), ("KEDA", "ScaledObject")):
+def test_autoscaler_replaces_the_replica_count() -> None:
+    for feature, kind in (("an HPA", "HorizontalPodAutoscaler"), ("KEDA", "ScaledObject")):
         kinds = {manifest["kind"] for manifest in render(FEATURES[feature])}
         assert kinds & {"HorizontalPodAutoscaler", "ScaledObject"} == {kind}
         assert "replicas" not in one("Deployment", FEATURES[feature])["spec"]
 
 
-def test_servers_are_added_by_the_length_of_the_queue() -> None:
-    (metric,) = one("HorizontalPodAutoscaler", FEATURES["an autoscaler"])["spec"]["metrics"]
+def test_autoscalers_target_the_queue_length() -> None:
+    (metric,) = one("HorizontalPodAutoscaler", FEATURES["an HPA"])["spec"]["metrics"]
     assert metric["pods"] == {"metric": {"name": "waiting"}, "target": {"type": "AverageValue", "averageValue": "4"}}
     (trigger,) = one("ScaledObject", FEATURES["KEDA"])["spec"]["triggers"]
     assert trigger["metadata"]["threshold"] == "8"
@@ -345,13 +345,13 @@ def test_servers_are_added_by_the_length_of_the_queue() -> None:
     [
         ("defaults", False),
         ("several servers", True),
-        ("several servers without a budget", False),
+        ("several servers without a disruption budget", False),
         ("no servers", False),
         ("KEDA", True),
-        ("one server at most", False),
+        ("an HPA with one server", False),
     ],
 )
-def test_a_budget_is_there_for_several_servers_and_never_blocks_a_drain(feature: str, there: bool) -> None:
+def test_disruption_budget_covers_several_servers_and_never_blocks_a_drain(feature: str, there: bool) -> None:
     budgets = [manifest for manifest in render(FEATURES[feature]) if manifest["kind"] == "PodDisruptionBudget"]
     assert bool(budgets) == there
     for budget in budgets:
@@ -360,36 +360,36 @@ def test_a_budget_is_there_for_several_servers_and_never_blocks_a_drain(feature:
 
 
 @pytest.mark.parametrize("kind", ["ServiceMonitor", "PodMonitor"])
-def test_a_monitor_reads_the_metrics(kind: str) -> None:
+def test_monitor_scrapes_the_metrics(kind: str) -> None:
     spec = one(kind, FEATURES[f"a {kind}"])["spec"]
     (endpoint,) = spec["endpoints" if kind == "ServiceMonitor" else "podMetricsEndpoints"]
     assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
     assert "authorization" not in endpoint
 
 
-def test_a_monitor_sends_a_key_where_one_is_needed() -> None:
-    (endpoint,) = one("ServiceMonitor", FEATURES["monitors that need a key"])["spec"]["endpoints"]
+def test_monitor_sends_the_api_key() -> None:
+    (endpoint,) = one("ServiceMonitor", FEATURES["a ServiceMonitor with an API key"])["spec"]["endpoints"]
     assert endpoint["authorization"] == {"type": "Bearer", "credentials": {"name": "keys", "key": "prometheus"}}
-    (endpoint,) = one("PodMonitor", FEATURES["a PodMonitor with labels"])["spec"]["podMetricsEndpoints"]
+    (endpoint,) = one("PodMonitor", FEATURES["a PodMonitor with an API key"])["spec"]["podMetricsEndpoints"]
     assert endpoint["authorization"]["credentials"] == {"name": "phi3-api-keys", "key": "api-keys"}
 
 
-def test_the_image_is_pulled_ahead_where_servers_may_run() -> None:
-    values = FEATURES["affinity to pods"] | FEATURES["pulled ahead"]
-    ahead = one("DaemonSet", values)["spec"]["template"]["spec"]
-    assert ahead["affinity"] == {"nodeAffinity": pod(values)["affinity"]["nodeAffinity"]}
-    assert ahead["tolerations"] == pod(values)["tolerations"]
-    assert ahead["containers"][0]["image"] == server(values)["image"]
-    assert "nvidia.com/gpu" not in ahead["containers"][0]["resources"]["limits"]
+def test_prepull_runs_on_the_nodes_of_the_servers() -> None:
+    values = FEATURES["pod affinity"] | FEATURES["prepulled images"]
+    prepull = one("DaemonSet", values)["spec"]["template"]["spec"]
+    assert prepull["affinity"] == {"nodeAffinity": pod(values)["affinity"]["nodeAffinity"]}
+    assert prepull["tolerations"] == pod(values)["tolerations"]
+    assert prepull["containers"][0]["image"] == server(values)["image"]
+    assert "nvidia.com/gpu" not in prepull["containers"][0]["resources"]["limits"]
 
 
-def test_the_dashboard_is_a_config_map_for_grafana() -> None:
+def test_dashboard_is_a_config_map_for_grafana() -> None:
     dashboard = one("ConfigMap", FEATURES["alerts and a dashboard"])
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(dashboard["data"]["phi3.json"]) == json.loads((CHART / "files/dashboard.json").read_text())
 
 
-def test_kaito_s_images_run_behind_the_same_service() -> None:
+def test_kaito_images_run_behind_the_same_service() -> None:
     values = yaml.safe_load((CHART / "examples/kaito.yaml").read_text())
     for model in MODELS[:4]:
         container = server({"model": model, **values})

@@ -1,4 +1,4 @@
-"""What cannot work is refused before anything is installed, with what to do."""
+"""validate.yaml rejects values that cannot work, with a message that gives the remedy."""
 
 import re
 
@@ -9,20 +9,20 @@ from tests.charts.helm import CHART, failure
 
 
 @pytest.mark.parametrize("name", GUARDS)
-def test_what_cannot_work_is_refused_in_words(name: str) -> None:
+def test_guard_rejects_values_with_a_message(name: str) -> None:
     values, message = GUARDS[name]
     assert message in failure(values, *GUARD_FLAGS.get(name, ()))
 
 
-def test_every_refusal_is_made_to_happen() -> None:
-    refusals = (CHART / "templates/validate.yaml").read_text().count("{{- fail ")
-    assert refusals == len(GUARDS)
+def test_every_guard_has_a_case() -> None:
+    guards = (CHART / "templates/validate.yaml").read_text().count("{{- fail ")
+    assert guards == len(GUARDS)
 
 
-def test_all_refusals_are_in_one_place() -> None:
+def test_all_guards_are_in_one_template() -> None:
     templates = [path for path in (CHART / "templates").rglob("*.*") if path.name != "validate.yaml"]
     assert not [path for path in templates if re.search(r"{{-? (fail|required) ", path.read_text())]
 
 
-def test_a_release_whose_name_a_service_cannot_have_is_refused() -> None:
+def test_guard_rejects_a_release_name_that_is_no_service_name() -> None:
     assert "Set fullnameOverride" in failure({}, release="3phi3")

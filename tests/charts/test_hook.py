@@ -29,7 +29,7 @@ def test_hook_sends_requests_to_the_service() -> None:
     assert one("Pod", FEATURES["a load balancer"])["spec"]["containers"][0]["command"][3:] == ["http://phi3:8080"]
 
 
-@pytest.mark.parametrize("feature", ["keys from a Secret", "a generated key"])
+@pytest.mark.parametrize("feature", ["API keys from a Secret", "a generated API key"])
 def test_hook_mounts_the_api_keys(feature: str) -> None:
     spec = one("Pod", FEATURES[feature])["spec"]
     assert spec["containers"][0]["command"][4:] == ["/run/secrets/phi3/api-keys"]

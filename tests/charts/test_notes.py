@@ -44,11 +44,11 @@ def test_notes_give_the_gpu_memory_for_a_smaller_context() -> None:
 
 
 def test_notes_omit_gpu_memory_in_mode_product() -> None:
-    assert "MiB" not in notes(FEATURES["GPUs by product"])
+    assert "MiB" not in notes(FEATURES["GPU selection by product"])
 
 
 def test_notes_read_the_api_key_from_its_secret() -> None:
-    text = notes(FEATURES["keys from a Secret"])
+    text = notes(FEATURES["API keys from a Secret"])
     assert "get secret keys -o go-template='{{index .data \"list\" | base64decode}}'" in text
     assert '-H "Authorization: Bearer $KEY"' in text
     assert "in a browser and enter the key. " in text
@@ -56,7 +56,7 @@ def test_notes_read_the_api_key_from_its_secret() -> None:
     assert "Anyone" not in text
 
 
-@pytest.mark.parametrize("feature", ["defaults", "a generated key", "a load balancer"])
+@pytest.mark.parametrize("feature", ["defaults", "a generated API key", "a load balancer"])
 def test_commands_in_the_notes_are_valid_shell(feature: str) -> None:
     commands = "\n".join(re.findall(r"^  (.*)$", notes(FEATURES[feature]), re.MULTILINE))
     assert subprocess.run(["/bin/sh", "-n"], input=commands, text=True, capture_output=True).stderr == ""

@@ -1,4 +1,4 @@
-"""The commands and numbers in the READMEs are right."""
+"""Commands and numbers in the chart's README."""
 
 import re
 import shlex
@@ -18,30 +18,30 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_renders(command: str) -> None:
+def test_command_renders(command: str) -> None:
     flags = shlex.split(command.replace("charts/phi3", str(CHART)).replace("--reset-then-reuse-values", ""))
     done = helm("template", *flags)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=",".join)
-def test_a_setting_renders(settings: list[str]) -> None:
+def test_setting_renders(settings: list[str]) -> None:
     done = helm("template", "phi3", CHART, "--set", ",".join(settings))
     assert done.returncode == 0, done.stderr
 
 
-def test_the_repository_s_readme_has_the_same_two_commands() -> None:
+def test_repository_readme_has_the_same_two_commands() -> None:
     first = README.split("```sh\n")[1].split("```")[0]
     assert f"```sh\n{first}```" in (ROOT / "README.md").read_text()
 
 
-def test_the_memory_of_the_example_is_the_chart_s() -> None:
+def test_example_memory_equals_the_chart_s() -> None:
     affinity = pod({"model": "mini-128k", "maxContext": 32768})["affinity"]["nodeAffinity"]
     (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert f"{int(term['matchExpressions'][0]['values'][0]) + 1:,} MiB instead of 63,439" in README
 
 
-def test_the_command_for_the_key_names_what_is_there() -> None:
+def test_key_command_names_the_generated_secret() -> None:
     (name, entry) = re.findall(r'get secret (\S+) --output go-template=.*"(.*)"', README)[0]
     done = helm("template", "phi3", CHART, "--set", "auth.generate=true")
     (secret,) = (manifest for manifest in yaml.safe_load_all(done.stdout) if manifest and manifest["kind"] == "Secret")

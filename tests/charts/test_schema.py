@@ -1,4 +1,4 @@
-"""The schema of the values refuses every typo, and takes every example."""
+"""The schema of the values rejects typos and accepts the examples."""
 
 import json
 import re
@@ -15,13 +15,13 @@ from tests.charts.helm import CHART, defaults, failure, text
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 CHECK = jsonschema.Draft202012Validator(SCHEMA)
-# Maps whose keys are the user's own; what they may hold is still checked.
-FREE = re.compile(r"models|nodeSelector|podAnnotations|podLabels|.*\.(annotations|labels|limits|requests)")
+# Maps with free keys; the schema still checks their values.
+FREE_KEYS = re.compile(r"models|nodeSelector|podAnnotations|podLabels|.*\.(annotations|labels|limits|requests)")
 Path = tuple[str | int, ...]
 
 
 def nodes(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Everything in a tree of values, by its path."""
+    """Yield every node of a tree of values with its path."""
     yield path, value
     below = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in below:
@@ -29,7 +29,7 @@ def nodes(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def changed(values: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
-    """Return values with one of them changed."""
+    """Return a copy of values with another value at a path."""
     copy = json.loads(json.dumps(values))
     node = copy
     for key in path[:-1]:
@@ -39,14 +39,14 @@ def changed(values: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
 
 
 def filled() -> dict[str, Any]:
-    """The default values, with an entry in the lists and maps that are empty by default."""
+    """Return the default values with an entry in each list and map that is empty by default."""
     values = defaults()
     for feature in (
-        "affinity to nodes",
+        "node affinity",
         "placement",
         "extras",
         "adapters",
-        "a narrow network policy",
+        "a restricted network policy",
         "an HTTPRoute with hosts",
     ):
         for key, value in FEATURES[feature].items():
@@ -63,32 +63,32 @@ LEAVES = [path for path, node in ALL if path and not isinstance(node, dict)]
 
 
 def name(path: Path) -> str:
-    """The path as people write it."""
+    """Return a path in dotted notation."""
     return ".".join(map(str, path))
 
 
-def test_the_defaults_are_valid_filled_and_not() -> None:
+def test_schema_accepts_the_defaults_with_and_without_entries() -> None:
     CHECK.validate(defaults())
     CHECK.validate(FILLED)
 
 
 @pytest.mark.parametrize("path", MAPS, ids=name)
-def test_a_typo_in_any_key_is_refused(path: Path) -> None:
-    wrong: Any = 1 if FREE.fullmatch(name(path)) or name(path).endswith("matchLabels") else "value"
+def test_schema_rejects_a_typo_in_any_map(path: Path) -> None:
+    wrong: Any = 1 if FREE_KEYS.fullmatch(name(path)) or name(path).endswith("matchLabels") else "value"
     quantity = name(path).endswith(("limits", "requests"))
     values = changed(FILLED, (*path, "typo"), [] if quantity else wrong)
-    assert not CHECK.is_valid(values), f"{name(path)}.typo went through"
+    assert not CHECK.is_valid(values), f"the schema accepts {name(path)}.typo"
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=name)
-def test_a_value_of_another_type_is_refused(path: Path) -> None:
+def test_schema_rejects_a_value_of_another_type(path: Path) -> None:
     assert not CHECK.is_valid(changed(FILLED, path, {"of": "another type"}))
     if name(path).rpartition(".")[2] not in ("cpu", "memory", "weight"):
         assert not CHECK.is_valid(changed(FILLED, path, 1.5))
 
 
 @pytest.mark.parametrize("key", ["typo", "image.typo", "models.mini-4k.gpu.typo", "affinity.nodeAffinity.typo"])
-def test_helm_refuses_by_the_schema(key: str) -> None:
+def test_helm_rejects_values_by_the_schema(key: str) -> None:
     value: Any = "value"
     for part in reversed(key.split(".")):
         value = {part: value}
@@ -114,16 +114,16 @@ def test_helm_refuses_by_the_schema(key: str) -> None:
     ],
     ids=str,
 )
-def test_values_out_of_range_are_refused(values: dict[str, Any]) -> None:
+def test_schema_rejects_values_out_of_range(values: dict[str, Any]) -> None:
     assert "values don't meet the specifications of the schema" in failure(values)
 
 
-def test_a_parent_chart_may_set_globals() -> None:
+def test_parent_chart_can_set_globals() -> None:
     assert text({"global": {"registry": "example.com"}}) == text({})
 
 
 def examples() -> Iterator[tuple[str, Any]]:
-    """The examples in the comments of values.yaml, by the path of their value."""
+    """Yield the examples in the comments of values.yaml, with the path of their value."""
     above: list[tuple[int, str]] = []
     sample: list[str] = []
     for line in (CHART / "values.yaml").read_text().splitlines():
@@ -137,9 +137,9 @@ def examples() -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("path", "example"), list(examples()))
-def test_the_examples_are_valid(path: str, example: Any) -> None:
+def test_schema_accepts_the_example_in_a_comment(path: str, example: Any) -> None:
     CHECK.validate(changed(defaults(), tuple(path.split(".")), example))
 
 
-def test_there_are_examples() -> None:
+def test_comments_have_examples() -> None:
     assert len(list(examples())) > 8

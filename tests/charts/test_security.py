@@ -1,4 +1,4 @@
-"""Every pod passes the restricted Pod Security Standard, and has what it needs and no more."""
+"""Pods meet the restricted Pod Security Standard and have only the permissions that they need."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from tests.charts.helm import MODELS, pod, render, server
 
 # Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "secret"}
-OWN = [feature for feature in FEATURES if feature != "another identity"]
+RESTRICTED = [feature for feature in FEATURES if feature != "custom security contexts"]
 
 
 def pods(values: dict[str, Any]) -> list[dict[str, Any]]:
-    """The specs of all pods that come of values."""
+    """Return the specs of all pods that the chart renders, including those of the prepull DaemonSet."""
     found = []
     for manifest in render({"prepull": {"enabled": True}} | values):
         spec = manifest.get("spec", {})
@@ -24,8 +24,8 @@ def pods(values: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("feature", OWN)
-def test_every_pod_is_restricted(feature: str) -> None:
+@pytest.mark.parametrize("feature", RESTRICTED)
+def test_pods_meet_the_restricted_standard(feature: str) -> None:
     found = pods(FEATURES[feature])
     assert len(found) == 3
     for spec in found:
@@ -42,8 +42,8 @@ def test_every_pod_is_restricted(feature: str) -> None:
             assert not any("hostPort" in port for port in container.get("ports", []))
 
 
-@pytest.mark.parametrize("feature", OWN)
-def test_no_pod_writes_where_it_need_not_or_holds_a_token(feature: str) -> None:
+@pytest.mark.parametrize("feature", RESTRICTED)
+def test_pods_have_a_read_only_root_limits_and_no_token(feature: str) -> None:
     for spec in pods(FEATURES[feature]):
         assert spec["automountServiceAccountToken"] is False
         # A Service called chat would set CHAT_PORT in every pod of its namespace.
@@ -54,22 +54,22 @@ def test_no_pod_writes_where_it_need_not_or_holds_a_token(feature: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_server_writes_to_tmp_and_shared_memory_alone(model: str) -> None:
+def test_server_writes_only_to_tmp_and_shared_memory(model: str) -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in server({"model": model})["volumeMounts"]}
-    assert mounts == {"tmp": "/tmp", "dev-shm": "/dev/shm"}  # noqa: S108 - the container's
+    assert mounts == {"tmp": "/tmp", "dev-shm": "/dev/shm"}  # noqa: S108 - paths in the container
     assert pod({"model": model})["volumes"] == [
         {"name": "tmp", "emptyDir": {}},
         {"name": "dev-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
     ]
 
 
-def test_contexts_are_the_user_s_to_change() -> None:
-    spec = pod(FEATURES["another identity"])
+def test_values_override_security_contexts() -> None:
+    spec = pod(FEATURES["custom security contexts"])
     assert spec["serviceAccountName"] == "phi3"
     assert spec["securityContext"]["fsGroup"] == 1000
     assert spec["containers"][0]["securityContext"]["runAsNonRoot"] is True
 
 
-def test_a_context_is_removed_where_the_cluster_assigns_one() -> None:
+def test_null_removes_an_id_that_the_cluster_assigns() -> None:
     context = pod({"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}})["securityContext"]
     assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}

@@ -1,4 +1,4 @@
-"""Every value is used by a template and documented, and no template uses another."""
+"""Values, templates and documentation agree with each other."""
 
 import base64
 import re
@@ -19,7 +19,7 @@ README = (CHART / "README.md").read_text().split("## Values")[1]
 
 
 def leaves(values: dict[str, Any], above: str = "") -> Iterator[str]:
-    """The paths of the values that have no documented ones below them."""
+    """Yield the dotted paths of the values that have no documented values below them."""
     documented = {"models", "image", "weights", "gpu", "probes", "auth", "networkPolicy", "service", "ingress"}
     documented |= {"httpRoute", "autoscaling", "podDisruptionBudget", "prepull", "metrics", "startup"}
     documented |= {"selector", "monitor", "rules", "dashboard"}
@@ -31,20 +31,20 @@ def leaves(values: dict[str, Any], above: str = "") -> Iterator[str]:
             yield path
 
 
-OF_A_MODEL = set(leaves(defaults()["models"]["mini-4k"]))
+MODEL_FIELDS = set(leaves(defaults()["models"]["mini-4k"]))
 
 
-def test_every_value_is_used_and_every_value_used_is_there() -> None:
-    # `.Files` aside, templates write the whole path, so that it can be found.
+def test_templates_use_exactly_the_values_that_exist() -> None:
+    # Templates write whole paths, so a regular expression finds them.
     assert set(re.findall(r"\.Values\.([\w.]+\w)", SOURCE)) - {"models", "model"} | {"models", "model"} == set(
         leaves(defaults())
     )
 
 
-def test_everything_of_a_model_is_used_and_all_that_is_used_is_there() -> None:
-    assert set(re.findall(r"\$model\.([\w.]+\w)", SOURCE)) == OF_A_MODEL
+def test_templates_use_exactly_the_fields_of_a_model() -> None:
+    assert set(re.findall(r"\$model\.([\w.]+\w)", SOURCE)) == MODEL_FIELDS
     for model in MODELS:
-        assert set(leaves(defaults()["models"][model])) == OF_A_MODEL
+        assert set(leaves(defaults()["models"][model])) == MODEL_FIELDS
 
 
 def value_at(values: Case, path: str) -> Any:
@@ -74,36 +74,36 @@ def test_some_case_takes_both_branches_of_a_comparison(path: str, choice: str) -
     assert len(found) > 1
 
 
-def test_every_value_is_in_the_readme() -> None:
+def test_readme_documents_every_value() -> None:
     documented = set(re.findall(r"^\| `([\w.]+)` \|", README, re.MULTILINE))
-    assert documented == set(leaves(defaults())) | {f"models.NAME.{path}" for path in OF_A_MODEL}
+    assert documented == set(leaves(defaults())) | {f"models.NAME.{path}" for path in MODEL_FIELDS}
 
 
-def test_the_schema_and_the_tables_follow_from_the_values() -> None:
+def test_schema_and_tables_are_current() -> None:
     script = ROOT / "scripts/_chart_docs.py"
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_chart_s_versions_are_the_project_s() -> None:
+def test_app_version_is_the_project_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert chart["appVersion"] == version
 
 
-def test_the_chart_s_icon_is_the_page_s() -> None:
+def test_icon_is_that_of_the_chat_page() -> None:
     icon = yaml.safe_load((CHART / "Chart.yaml").read_text())["icon"].removeprefix("data:image/svg+xml;base64,")
     assert base64.b64decode(icon) == (ROOT / "app/ui/static/icon.svg").read_bytes()
 
 
-def test_the_images_that_a_mirror_needs_are_listed() -> None:
+def test_annotations_list_every_image() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     listed = {entry["image"] for entry in yaml.safe_load(chart["annotations"]["artifacthub.io/images"])}
     bare = server({"weights": {"source": "volume"}})["image"]
     assert listed == {bare, *(server({"model": model})["image"] for model in MODELS)}
 
 
-def test_templates_are_short_and_have_one_kind_each() -> None:
+def test_templates_are_short_and_define_one_kind() -> None:
     for path in TEMPLATES:
         lines = path.read_text().splitlines()
         if path.suffix == ".yaml":
@@ -111,6 +111,6 @@ def test_templates_are_short_and_have_one_kind_each() -> None:
             assert len(lines) <= 60 or path.name == "deployment.yaml", path
 
 
-def test_every_helper_has_a_sentence() -> None:
+def test_helpers_have_a_comment() -> None:
     helpers = "\n".join(path.read_text() for path in TEMPLATES if path.suffix == ".tpl")
     assert helpers.count("{{- define ") == len(re.findall(r"^\{\{/\* [^\n]+\. \*/\}\}\n\{\{- define ", helpers, re.M))

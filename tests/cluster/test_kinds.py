@@ -4,10 +4,9 @@ import re
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.charts.helm import render
-from tests.charts.test_validation import OPERATORS, module
+from tests.charts.operators import OPERATOR_KINDS, custom_resource_definition
 from tests.cluster.cluster import RELEASE, Cluster, Namespace, listed
 
 ALL: dict[str, Any] = {
@@ -29,11 +28,11 @@ HPA: dict[str, Any] = {"autoscaling": {"mode": "hpa"}, "metrics": {"monitor": {"
 @pytest.fixture(scope="module")
 def operators(cluster: Cluster) -> set[str]:
     """The kinds that operators define, all of which the API server knows from now on."""
-    for path, file in OPERATORS.values():
-        definition = yaml.load((module(path) / file).read_text(), yaml.CSafeLoader)
+    for kind in OPERATOR_KINDS:
+        definition = custom_resource_definition(kind)
         cluster.apply(definition)
         cluster.kubectl("wait", "--for=condition=Established", f"crd/{definition['metadata']['name']}", "--timeout=60s")
-    return set(OPERATORS)
+    return set(OPERATOR_KINDS)
 
 
 def test_the_api_server_takes_every_object(namespace: Namespace, operators: set[str]) -> None:
