@@ -1,4 +1,4 @@
-"""A real cluster, and what tests do with it: kubectl, Helm, and namespaces that admit restricted pods alone."""
+"""A real cluster with kubectl, Helm, and namespaces that admit only restricted pods."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ WAIT_SECONDS = 300
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that `kubeconfig` leads to, and the demo image in a registry that its nodes reach."""
+    """A cluster, and the demo image in a registry that its nodes can reach."""
 
     kubeconfig: Path
     registry: str
@@ -30,14 +30,14 @@ class Cluster:
 
     @property
     def image(self) -> str:
-        """The demo image by its tag."""
+        """The reference of the demo image, by tag."""
         return f"{self.registry}/phi-3-demo:{self.tag}"
 
-    def kubectl(self, *arguments: str, given: object = None, check: bool = True) -> str:
-        """Run kubectl with objects on its standard input, and return its output."""
+    def kubectl(self, *arguments: str, stdin: object = None, check: bool = True) -> str:
+        """Run kubectl with an object as JSON on standard input, and return its output."""
         done = subprocess.run(
             [program("kubernetes").parent / "kubectl", "--kubeconfig", self.kubeconfig, *arguments],
-            input=json.dumps(given) if given is not None else None,
+            input=json.dumps(stdin) if stdin is not None else None,
             capture_output=True,
             text=True,
         )
@@ -45,8 +45,8 @@ class Cluster:
         return done.stdout
 
     def apply(self, *objects: Manifest) -> None:
-        """Create objects, or change them."""
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=listed(objects))
+        """Create or update objects."""
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=object_list(objects))
 
     def helm(self, *arguments: str | Path, values: Mapping[str, Any] | None = None) -> str:
         """Run Helm, and return its output."""
@@ -61,7 +61,7 @@ class Cluster:
 
     @contextmanager
     def namespace(self, name: str) -> Iterator["Namespace"]:
-        """Make a namespace that admits restricted pods alone, for the time of a `with` block."""
+        """Create a namespace that admits only restricted pods, and delete it at the end of the `with` block."""
         self.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=true")
         self.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {RESTRICTED: "restricted"}}}
@@ -79,47 +79,46 @@ class Namespace:
     cluster: Cluster
     name: str
 
-    def kubectl(self, *arguments: str, given: object = None, check: bool = True) -> str:
-        """Run kubectl here."""
-        return self.cluster.kubectl("--namespace", self.name, *arguments, given=given, check=check)
+    def kubectl(self, *arguments: str, stdin: object = None, check: bool = True) -> str:
+        """Run kubectl in this namespace."""
+        return self.cluster.kubectl("--namespace", self.name, *arguments, stdin=stdin, check=check)
 
     def apply(self, *objects: Manifest) -> None:
-        """Create objects here, or change them."""
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=listed(objects))
+        """Create or update objects in this namespace."""
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=object_list(objects))
 
     def get(self, *arguments: str) -> list[Manifest]:
-        """Return objects by kind, or by kind and name."""
+        """Return the objects of a kind, or the one with a name; an empty list if there is none."""
         found: Manifest = json.loads(self.kubectl("get", *arguments, "--output=json", "--ignore-not-found") or "{}")
         return list(found.get("items", [found] if found else []))
 
     def helm(self, *arguments: str | Path, values: Mapping[str, Any] | None = None) -> str:
-        """Run Helm here."""
+        """Run Helm in this namespace."""
         return self.cluster.helm(*arguments, "--namespace", self.name, values=values)
 
     def install(self, *flags: str | Path, values: Mapping[str, Any] | None = None) -> str:
-        """Install the chart with the demo image, or upgrade it, and wait until it is ready."""
+        """Install or upgrade the chart with the demo image, and wait until it is ready."""
         image = {"registry": self.cluster.registry, "tag": self.cluster.tag, "digest": self.cluster.digest}
-        own = [f"--set-string=image.{key}={value}" for key, value in image.items()]
+        settings = [f"--set-string=image.{key}={value}" for key, value in image.items()]
         wait = ["--wait", f"--timeout={WAIT_SECONDS}s"]
-        return self.helm("upgrade", "--install", RELEASE, CHART, *own, *wait, *flags, values=values)
+        return self.helm("upgrade", "--install", RELEASE, CHART, *settings, *wait, *flags, values=values)
 
     def servers(self) -> list[Manifest]:
-        """Return the server's pods."""
+        """Return the pods of the servers."""
         return self.get("pods", "--selector=app.kubernetes.io/component=server")
 
 
-def listed(objects: tuple[Manifest, ...]) -> Manifest:
-    """Return a list of objects, as one."""
+def object_list(objects: tuple[Manifest, ...]) -> Manifest:
+    """Return a Kubernetes List of objects."""
     return {"apiVersion": "v1", "kind": "List", "items": list(objects)}
 
 
-def wait(done: Callable[[], bool], otherwise: str, seconds: float = WAIT_SECONDS) -> float:
-    """Wait for something to be true, and return the seconds that it took."""
+def wait_until(condition: Callable[[], bool], failure: str, seconds: float = WAIT_SECONDS) -> None:
+    """Wait until a condition is true; fail with a message after `seconds`."""
     begin = time.monotonic()
-    while not done():
-        assert time.monotonic() - begin < seconds, otherwise
+    while not condition():
+        assert time.monotonic() - begin < seconds, failure
         time.sleep(0.5)
-    return time.monotonic() - begin
 
 
-__all__ = ["CHART", "RELEASE", "ROOT", "Cluster", "Manifest", "Namespace", "listed", "wait"]
+__all__ = ["CHART", "RELEASE", "ROOT", "Cluster", "Manifest", "Namespace", "object_list", "wait_until"]

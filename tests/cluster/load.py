@@ -1,4 +1,4 @@
-"""Constant traffic on a release, from a pod of its own beside it."""
+"""Constant traffic on a release, from a pod in its namespace."""
 
 import json
 import time
@@ -7,39 +7,39 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.cluster import RELEASE, Manifest, Namespace, wait
+from tests.cluster.cluster import RELEASE, Manifest, Namespace, wait_until
 
 RATE = 10
-"""Requests a second."""
+"""Requests per second."""
 POD = "traffic"
 
 
 @dataclass
 class Traffic:
-    """Traffic under way."""
+    """A pod that sends requests."""
 
     namespace: Namespace
 
-    def answers(self) -> list[Manifest]:
-        """Return each request that has ended: when it began (seconds since 1970), how long it took, what was wrong."""
+    def results(self) -> list[Manifest]:
+        """Return the finished requests: start (seconds since 1970), duration in seconds, and error or ""."""
         return [json.loads(line) for line in self.namespace.kubectl("logs", POD).splitlines()]
 
-    def more(self, count: int) -> None:
-        """Wait for so many more answers."""
-        target = len(self.answers()) + count
+    def wait_for(self, count: int) -> None:
+        """Wait until `count` more requests have finished."""
+        target = len(self.results()) + count
         seconds = 60 + 2 * count / RATE
-        wait(lambda: len(self.answers()) >= target, f"there are no {count} more answers", seconds)
+        wait_until(lambda: len(self.results()) >= target, f"fewer than {count} more requests finished", seconds)
 
-    def end(self) -> list[Manifest]:
-        """Let the last requests end, and return all."""
+    def stop(self) -> list[Manifest]:
+        """Wait for the last requests, and return all results."""
         self.namespace.kubectl("exec", POD, "--", "python3", "-c", "import os; os.kill(1, 15)")
         self.namespace.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{POD}", "--timeout=150s")
-        return self.answers()
+        return self.results()
 
 
 @contextmanager
-def traffic(namespace: Namespace, node: str = "") -> Iterator[Traffic]:
-    """Send traffic to the release for the time of a `with` block, from a node where one is named."""
+def send_traffic(namespace: Namespace, node: str = "") -> Iterator[Traffic]:
+    """Send requests to the release during the `with` block; from `node`, if given."""
     cluster = namespace.cluster
     script = (Path(__file__).parent / "traffic.py").read_text()
     pod: Manifest = {
@@ -66,33 +66,33 @@ def traffic(namespace: Namespace, node: str = "") -> Iterator[Traffic]:
     namespace.kubectl("delete", "pod", POD, "--ignore-not-found")
     namespace.apply(pod)
     namespace.kubectl("wait", "--for=condition=Ready", f"pod/{POD}", "--timeout=120s")
-    sent = Traffic(namespace)
-    sent.more(20)
+    traffic = Traffic(namespace)
+    traffic.wait_for(20)
     try:
-        yield sent
+        yield traffic
     finally:
         namespace.kubectl("delete", "pod", POD, "--wait=false", "--ignore-not-found")
 
 
-def since(answers: list[Manifest], begin: float) -> list[Manifest]:
-    """Return the requests that were under way after a time."""
-    return [answer for answer in answers if answer["begin"] + answer["seconds"] >= begin]
+def since(results: list[Manifest], begin: float) -> list[Manifest]:
+    """Return the requests that finished after a time."""
+    return [result for result in results if result["begin"] + result["seconds"] >= begin]
 
 
-def table(phases: dict[str, tuple[float, float]], answers: list[Manifest]) -> str:
-    """Return a line for each phase (its begin and end): requests that ran in it, those that failed, the slowest."""
+def phase_table(phases: dict[str, tuple[float, float]], results: list[Manifest]) -> str:
+    """Return a line for each phase (its begin and end) with its requests, failures and slowest request."""
     lines = []
     for name, (begin, end) in phases.items():
-        within = [one for one in since(answers, begin) if one["begin"] < end]
-        failed = sum(bool(one["wrong"]) for one in within)
-        slowest = max((one["seconds"] for one in within), default=0)
+        within = [result for result in since(results, begin) if result["begin"] < end]
+        failed = sum(bool(result["error"]) for result in within)
+        slowest = max((result["seconds"] for result in within), default=0)
         lines.append(f"{name:<28}{len(within):>6} requests{failed:>4} failed, slowest {slowest:5.1f} s")
     return "\n".join(lines)
 
 
 @contextmanager
 def phase(phases: dict[str, tuple[float, float]], name: str) -> Iterator[None]:
-    """Note when something began and ended."""
+    """Record the begin and the end of the `with` block."""
     begin = time.time()
     yield
     phases[name] = begin, time.time()

@@ -1,4 +1,4 @@
-"""A new version of the server, as a release makes it: the same image with other files in its last layer."""
+"""A new release of the server: the same image with other files in its last layer."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ from tools.harness.images import tar_archive
 ROOT = Path(__file__).parents[2]
 
 
-def layer(added: dict[str, bytes]) -> bytes:
-    """Return the layer that holds the server, with more files in it, as the Dockerfile's COPY makes it."""
+def app_layer(added: dict[str, bytes]) -> bytes:
+    """Return the layer of the Dockerfile's COPY of the server, with more files."""
     app = [path for path in sorted((ROOT / "app").rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
     files = {str(path.relative_to(ROOT)): path.read_bytes() for path in app} | added
     return tar_archive({f"srv/{name}": content for name, content in files.items()})
 
 
-def release(source: Reference, target: Reference, added: dict[str, bytes]) -> None:
-    """Write a runtime image with another server to `target`, whose store holds the other layers of `source` already."""
+def push_release(source: Reference, target: Reference, added: dict[str, bytes]) -> None:
+    """Push a runtime image with a changed server to `target`, whose store has the other layers of `source`."""
     manifest = get_image_manifest(source.store, source.tag).content
     config = get_json_blob(source.store, manifest["config"]["digest"])
-    content = layer(added)
+    content = app_layer(added)
     config["rootfs"]["diff_ids"][-1] = digest_of(content)
     config["config"].setdefault("Labels", {})[INPUTS_LABEL] = hash_inputs(None)
     kept = manifest["layers"][:-1]

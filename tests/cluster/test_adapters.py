@@ -1,4 +1,4 @@
-"""LoRA adapters from images that are mounted beside the server's, as Kubernetes 1.36 does."""
+"""LoRA adapters from image volumes, which require Kubernetes 1.36."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from tools.harness.images import push_runtime, tar_archive
 
 @pytest.fixture
 def adapter(demo: Path, tmp_path: Path) -> Path:
-    """The folder of an adapter for the demo model that changes next to nothing."""
+    """Return the directory of an adapter that hardly changes the demo model."""
     torch.manual_seed(0)
     base = Phi3ForCausalLM.from_pretrained(demo, dtype=torch.bfloat16)
     trained = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["o_proj"]))
@@ -23,12 +23,14 @@ def adapter(demo: Path, tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
-def test_an_adapter_comes_from_an_image_and_is_merged(adapter: Path, namespace: Namespace) -> None:
+def test_server_merges_an_adapter_from_an_image(adapter: Path, namespace: Namespace) -> None:
     cluster = namespace.cluster
-    assert cluster.kubeconfig.parent == ROOT / ".cluster", "an image is pushed to the registry of scripts/cluster alone"
+    assert cluster.kubeconfig.parent == ROOT / ".cluster", (
+        "this test pushes an image to the registry of scripts/cluster"
+    )
     image = f"{cluster.registry}/adapters/plain:1"
     target = parse_reference(image, plain_http=True)
-    # Readable by all, where PEFT lets the owner alone read them.
+    # PEFT makes the files readable only by their owner; in the archive, everyone can read them.
     files = {f"data/{file.name}": file.read_bytes() for file in adapter.iterdir()}
     push_runtime(target.store, target.tag, layers=[tar_archive(files)])
     namespace.install(values={"model": "demo", "adapters": {"plain": {"image": image, "path": "data", "weight": 0.5}}})

@@ -1,14 +1,14 @@
-"""API keys of a Secret, changed while the server runs."""
+"""API keys in a Secret that changes while the server runs."""
 
 import json
 
 import pytest
 
-from tests.cluster.cluster import RELEASE, Namespace, wait
+from tests.cluster.cluster import RELEASE, Namespace, wait_until
 
 
 @pytest.mark.slow
-def test_keys_of_a_secret_are_asked_for_and_can_be_changed_without_a_restart(namespace: Namespace) -> None:
+def test_server_reloads_the_api_keys_of_a_secret_without_a_restart(namespace: Namespace) -> None:
     def keys(*lines: str) -> dict[str, object]:
         content = {"api-keys": "\n".join(lines)}
         return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": content}
@@ -28,9 +28,9 @@ def test_keys_of_a_secret_are_asked_for_and_can_be_changed_without_a_restart(nam
     assert (status("first-key"), status("second-key")) == (200, 401)
     (before,) = namespace.servers()
     namespace.apply(keys("first-key", "second-key"))
-    # The kubelet writes a changed Secret into the pod within its sync period, a minute and more.
-    wait(lambda: status("second-key") == 200, "the new key is not known", 180)
+    # The kubelet updates a changed Secret in the pod within its sync period, a minute or more.
+    wait_until(lambda: status("second-key") == 200, "the server does not accept the new key", 180)
     namespace.apply(keys("second-key"))
-    wait(lambda: status("first-key") == 401, "the old key is still known", 180)
+    wait_until(lambda: status("first-key") == 401, "the server still accepts the old key", 180)
     (after,) = namespace.servers()
     assert json.dumps(before["status"]["containerStatuses"]) == json.dumps(after["status"]["containerStatuses"])

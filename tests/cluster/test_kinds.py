@@ -1,4 +1,4 @@
-"""Every kind of object, held by an API server against real definitions; and the metric that scales."""
+"""Every kind of object, validated by an API server with the real definitions, and the autoscaler's metric."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from tests.charts.helm import render
 from tests.charts.operators import OPERATOR_KINDS, custom_resource_definition
-from tests.cluster.cluster import RELEASE, Cluster, Namespace, listed
+from tests.cluster.cluster import RELEASE, Cluster, Namespace, object_list
 
 ALL: dict[str, Any] = {
     "model": "demo",
@@ -27,7 +27,7 @@ HPA: dict[str, Any] = {"autoscaling": {"mode": "hpa"}, "metrics": {"monitor": {"
 
 @pytest.fixture(scope="module")
 def operators(cluster: Cluster) -> set[str]:
-    """The kinds that operators define, all of which the API server knows from now on."""
+    """Install the definitions of the operators, and return their kinds."""
     for kind in OPERATOR_KINDS:
         definition = custom_resource_definition(kind)
         cluster.apply(definition)
@@ -35,28 +35,30 @@ def operators(cluster: Cluster) -> set[str]:
     return set(OPERATOR_KINDS)
 
 
-def test_the_api_server_takes_every_object(namespace: Namespace, operators: set[str]) -> None:
+def test_api_server_accepts_every_object(namespace: Namespace, operators: set[str]) -> None:
     seen = set()
     for values in (KEDA, HPA):
         objects = render(ALL | values)
-        for one in objects:
-            one["metadata"]["namespace"] = namespace.name
-        namespace.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", given=listed(tuple(objects)))
-        seen |= {one["kind"] for one in objects}
+        for manifest in objects:
+            manifest["metadata"]["namespace"] = namespace.name
+        namespace.kubectl(
+            "create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=object_list(tuple(objects))
+        )
+        seen |= {manifest["kind"] for manifest in objects}
     assert operators | {"HorizontalPodAutoscaler", "NetworkPolicy", "Secret", "Ingress", "DaemonSet"} <= seen
 
 
-def test_the_api_server_refuses_what_it_does_not_know(namespace: Namespace, operators: set[str]) -> None:
-    """So that the test above can fail."""
+def test_api_server_rejects_an_unknown_field(namespace: Namespace, operators: set[str]) -> None:
+    """Show that the test above can fail."""
     assert operators
-    objects = [one for one in render(ALL | KEDA) if one["kind"] == "ScaledObject"]
-    objects[0]["metadata"]["namespace"] = namespace.name
-    objects[0]["spec"]["maxReplicaCounts"] = 1
+    (manifest,) = (manifest for manifest in render(ALL | KEDA) if manifest["kind"] == "ScaledObject")
+    manifest["metadata"]["namespace"] = namespace.name
+    manifest["spec"]["maxReplicaCounts"] = 1
     with pytest.raises(AssertionError, match="maxReplicaCounts"):
-        namespace.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", given=listed(tuple(objects)))
+        namespace.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=object_list((manifest,)))
 
 
-def test_the_metric_that_scales_is_there(namespace: Namespace) -> None:
+def test_autoscaler_metric_is_exported(namespace: Namespace) -> None:
     namespace.install(values={"model": "demo"})
     (pod,) = namespace.servers()
     name = pod["metadata"]["name"]
@@ -64,7 +66,9 @@ def test_the_metric_that_scales_is_there(namespace: Namespace) -> None:
     metrics = namespace.kubectl("exec", name, "--", "python3", "-c", read)
     assert re.search(rf"^{WAITING}(\{{.*\}})? 0\.0$", metrics, re.MULTILINE)
 
-    (scaled,) = (one for one in render({"model": "demo"} | KEDA, release=RELEASE) if one["kind"] == "ScaledObject")
+    (scaled,) = (
+        manifest for manifest in render({"model": "demo"} | KEDA, release=RELEASE) if manifest["kind"] == "ScaledObject"
+    )
     query = scaled["spec"]["triggers"][0]["metadata"]["query"]
     found = re.search(rf'{WAITING}{{namespace="\w+",pod=~"([^"]+)"}}', query)
     assert found

@@ -1,4 +1,4 @@
-"""Which GPU each model is put on, at its whole context and at a smaller one."""
+"""Placement of each model on GPU nodes, for its full context and for a smaller one."""
 
 import functools
 import json
@@ -9,47 +9,47 @@ from typing import Any
 import pytest
 
 from tests.charts.catalogue import CATALOGUE, min_gpu_memory_mib
-from tests.cluster.cluster import CHART, Cluster, Manifest, Namespace, wait
+from tests.cluster.cluster import CHART, Cluster, Manifest, Namespace, wait_until
 
-# Each at its whole context and at a smaller one.
+# Each model with its full context and with a smaller one.
 CELLS = [
     (model, context) for model, entry in CATALOGUE.items() for context in (entry["context"], entry["context"] // 8)
 ]
-PLAYED = "type=kwok"
+SIMULATED = "type=kwok"
 GPUS = "32"
-"""GPUs that each node pretends to have for the time of the test, so that no release takes another's place."""
+"""GPUs that each node reports during the test, so that no release takes the GPU of another one."""
 
 
 @pytest.fixture(scope="module")
 def gpus(cluster: Cluster) -> Iterator[dict[str, int]]:
-    """The MiB of the GPU of each node that is played."""
-    found: list[Manifest] = json.loads(cluster.kubectl("get", "nodes", f"--selector={PLAYED}", "--output=json"))[
+    """Yield the GPU memory of each simulated node in MiB, in ascending order."""
+    found: list[Manifest] = json.loads(cluster.kubectl("get", "nodes", f"--selector={SIMULATED}", "--output=json"))[
         "items"
     ]
-    assert found, f"placement needs nodes that kwok plays, labelled {PLAYED}"
+    assert found, f"this test requires nodes that kwok simulates, with the label {SIMULATED}"
     gpus = {node["metadata"]["name"]: int(node["metadata"]["labels"]["nvidia.com/gpu.memory"]) for node in found}
 
-    def pretend(count: str) -> None:
+    def set_gpu_count(count: str) -> None:
         resources = {"status": {key: {"nvidia.com/gpu": count} for key in ("capacity", "allocatable")}}
         for node in gpus:
             cluster.kubectl(
                 "patch", "node", node, "--subresource=status", "--type=merge", f"-p={json.dumps(resources)}"
             )
 
-    pretend(GPUS)
+    set_gpu_count(GPUS)
     yield dict(sorted(gpus.items(), key=lambda pair: pair[1]))
-    pretend("1")
+    set_gpu_count("1")
 
 
 def place(namespace: Namespace, release: str, model: str, context: int, node: str = "") -> str:
-    """Install a model, on one node or wherever it fits, and return what Helm says."""
-    own = {"model": model, "maxContext": context if context < CATALOGUE[model]["context"] else 0}
+    """Install a model on one node, or on any node, and return the output of Helm."""
+    values = {"model": model, "maxContext": context if context < CATALOGUE[model]["context"] else 0}
     selector: dict[str, Any] = {"nodeSelector": {"type": "kwok"} | ({"kubernetes.io/hostname": node} if node else {})}
-    return namespace.helm("install", release, CHART, values=own | selector)
+    return namespace.helm("install", release, CHART, values=values | selector)
 
 
 def scheduled(namespace: Namespace, release: str) -> str | None:
-    """Return the node that a release's server is on, "" where there is none for it, None where that is not decided."""
+    """Return the node of a release's server; "" if no node fits, None before the scheduler has decided."""
     pods = namespace.get("pods", f"--selector=app.kubernetes.io/instance={release},app.kubernetes.io/component=server")
     for pod in pods:
         for condition in pod["status"].get("conditions", []):
@@ -59,28 +59,28 @@ def scheduled(namespace: Namespace, release: str) -> str | None:
 
 
 def decided(namespace: Namespace, release: str) -> bool:
-    """Tell whether the scheduler has looked at a release's server."""
+    """Return whether the scheduler has decided on a release's server."""
     return scheduled(namespace, release) is not None
 
 
-def test_each_model_goes_where_it_fits_and_nowhere_else(
+def test_scheduler_places_each_model_only_on_nodes_with_enough_gpu_memory(
     namespace: Namespace, gpus: dict[str, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = [(model, context, node) for model, context in CELLS for node in ("", *gpus)]
+    cells = [(model, context, node) for model, context in CELLS for node in ("", *gpus)]
 
     def name(model: str, context: int, node: str) -> str:
         return f"{model}-{context}-{node or 'any'}"
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda cell: place(namespace, name(*cell), *cell), asked))
+        list(pool.map(lambda cell: place(namespace, name(*cell), *cell), cells))
     placed: dict[tuple[str, int, str], str] = {}
-    for cell in asked:
+    for cell in cells:
         release = name(*cell)
-        wait(functools.partial(decided, namespace, release), f"{release} is not decided")
+        wait_until(functools.partial(decided, namespace, release), f"the scheduler has not decided on {release}")
         placed[cell] = scheduled(namespace, release) or ""
 
     heads = "".join(f"{f'{node} {memory}':<19}" for node, memory in gpus.items())
-    lines = [f"{'model':<12}{'context':>8}{'MiB':>7}  {heads}goes to"]
+    lines = [f"{'model':<12}{'context':>8}{'MiB':>7}  {heads}node"]
     wrong = []
     for model, context in CELLS:
         fitting = {node for node in gpus if gpus[node] >= min_gpu_memory_mib(model, context)}
@@ -99,12 +99,12 @@ def test_each_model_goes_where_it_fits_and_nowhere_else(
     assert not wrong
 
 
-def test_where_none_fits_events_and_notes_say_why(namespace: Namespace, gpus: dict[str, int]) -> None:
+def test_events_and_notes_explain_why_no_node_fits(namespace: Namespace, gpus: dict[str, int]) -> None:
     small = min(gpus, key=lambda node: gpus[node])
     notes = place(namespace, "large", "medium-128k", 131072, small)
     assert f"a free GPU with at least {min_gpu_memory_mib('medium-128k', 131072)} MiB" in notes
     assert "kubectl get nodes -L nvidia.com/gpu.memory" in notes
-    wait(lambda: scheduled(namespace, "large") == "", "it is not Pending")
+    wait_until(lambda: scheduled(namespace, "large") == "", "the pod is not Pending")
     (event,) = namespace.get("events", "--field-selector=reason=FailedScheduling")
     assert "node(s) didn't match Pod's node affinity/selector" in str(event.get("message") or event.get("note"))
     assert [pod["status"]["phase"] for pod in namespace.servers()] == ["Pending"]

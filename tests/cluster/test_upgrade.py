@@ -1,4 +1,4 @@
-"""New versions: on the only GPU there is, and without pulling weights that a node has."""
+"""Upgrades of the server: on a single GPU, and without pulling the weights again."""
 
 import json
 import re
@@ -13,26 +13,24 @@ from images.oci.copy import copy_image
 from images.oci.reference import parse_reference
 from images.oci.store import get_image_manifest
 from tests.cluster.cluster import CHART, RELEASE, ROOT, Namespace
-from tests.cluster.release import release
+from tests.cluster.release import push_release
 
 GPU: dict[str, Any] = {
     "model": "demo",
-    # The demo model as if it needed a GPU: the server runs on the CPU, the scheduler counts a GPU.
+    # The scheduler counts a GPU for the demo model, but the server runs on the CPU.
     "models": {"demo": {"gpu": {"count": 1, "weightsMiB": 325, "kvKiBPerToken": 46}}},
 }
 
 
 def real_node(namespace: Namespace) -> str:
-    """Return a node that runs containers, and pretends to have one GPU."""
+    """Return a node that runs containers and simulates one GPU."""
     nodes = json.loads(namespace.cluster.kubectl("get", "nodes", "--selector=type!=kwok", "--output=json"))["items"]
-    one = [node for node in nodes if node["status"]["allocatable"].get("nvidia.com/gpu") == "1"]
-    assert one, "no real node pretends to have one GPU"
-    return str(one[0]["metadata"]["name"])
+    found = [node for node in nodes if node["status"]["allocatable"].get("nvidia.com/gpu") == "1"]
+    assert found, "no real node simulates one GPU"
+    return str(found[0]["metadata"]["name"])
 
 
-def test_an_upgrade_on_the_only_gpu_does_not_wait_for_itself(
-    namespace: Namespace, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_upgrade_on_the_only_gpu_does_not_deadlock(namespace: Namespace, capsys: pytest.CaptureFixture[str]) -> None:
     values = GPU | {"nodeSelector": {"kubernetes.io/hostname": real_node(namespace)}}
     namespace.install(values=values)
     (old,) = namespace.servers()
@@ -46,8 +44,8 @@ def test_an_upgrade_on_the_only_gpu_does_not_wait_for_itself(
     assert new["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-def pulled(log: Path, offset: int) -> dict[str, int]:
-    """Return the bytes that the registry has sent of each blob since its log had `offset` bytes."""
+def pulled_bytes(log: Path, offset: int) -> dict[str, int]:
+    """Return the bytes of each blob that the registry has sent since its log had `offset` bytes."""
     sent: dict[str, int] = {}
     line = re.compile(r'"GET /v2/\S+/blobs/(sha256:\w+) HTTP/1.1" 20[06] (\d+) "[^"]*" "containerd/')
     for digest, size in line.findall(log.read_text()[offset:]):
@@ -56,26 +54,26 @@ def pulled(log: Path, offset: int) -> dict[str, int]:
 
 
 def snapshots(node: str) -> dict[Path, int]:
-    """Return the snapshots on a node of scripts/cluster, and the bytes of each."""
-    folder = ROOT / ".cluster" / node / "containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"
+    """Return the size in bytes of each snapshot on a node of scripts/cluster."""
+    directory = ROOT / ".cluster" / node / "containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"
     return {
         path: sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
-        for path in folder.iterdir()
+        for path in directory.iterdir()
     }
 
 
-def test_a_release_of_the_server_pulls_and_unpacks_no_weights(
+def test_release_of_the_server_pulls_and_unpacks_no_weights(
     namespace: Namespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster, node = namespace.cluster, real_node(namespace)
     log = ROOT / ".cluster/log/registry.log"
-    assert cluster.kubeconfig.parent == ROOT / ".cluster", "bytes are counted in the registry of scripts/cluster alone"
+    assert cluster.kubeconfig.parent == ROOT / ".cluster", "this test reads the log of the registry of scripts/cluster"
     values = {"model": "demo", "nodeSelector": {"kubernetes.io/hostname": node}}
     namespace.install(values=values)
 
     old = parse_reference(cluster.image, plain_http=True)
     new = parse_reference(f"{cluster.image}-next", plain_http=True)
-    release(old, new, {"app/released": str(time.time()).encode()})
+    push_release(old, new, {"app/released": str(time.time()).encode()})
     before, layers = snapshots(node), get_image_manifest(old.store, old.tag).content["layers"]
     next_manifest = get_image_manifest(new.store, new.tag)
     offset = len(log.read_text())
@@ -84,26 +82,26 @@ def test_a_release_of_the_server_pulls_and_unpacks_no_weights(
     namespace.install(*(f"--set-string=image.{key}={value}" for key, value in image.items()), values=values)
     seconds = time.monotonic() - begin
 
-    sent = pulled(log, offset)
+    sent = pulled_bytes(log, offset)
     unpacked = {path: size for path, size in snapshots(node).items() if path not in before}
-    kept = {layer["digest"] for layer in layers} & {layer["digest"] for layer in next_manifest.content["layers"]}
-    weights = sum(size for digest, size in sent.items() if digest in kept)
+    unchanged = {layer["digest"] for layer in layers} & {layer["digest"] for layer in next_manifest.content["layers"]}
+    weights = sum(size for digest, size in sent.items() if digest in unchanged)
     with capsys.disabled():
         print(
             f"\nupgraded to another server in {seconds:.0f} s: {sum(sent.values()):,} bytes pulled, {weights:,} of "
-            f"weights and other layers that were there, {sum(unpacked.values()):,} bytes in {len(unpacked)} snapshots"
+            f"them in unchanged layers, {sum(unpacked.values()):,} bytes in {len(unpacked)} snapshots"
         )
     assert weights == 0
     top = next_manifest.content["layers"][-1]
     assert sent[top["digest"]] == top["size"]
-    # The new layer, and what a container or two write on top.
+    # The new layer, and the writable layers of one or two containers.
     assert len(unpacked) <= 4
     assert sum(unpacked.values()) < top["size"] + 1_000_000
 
 
-def test_weights_come_from_an_image_that_is_mounted(namespace: Namespace) -> None:
+def test_server_reads_weights_from_an_image_volume(namespace: Namespace) -> None:
     cluster = namespace.cluster
-    # The server's image alone, as `python -m images runtime` makes it, from layers that the registry has.
+    # The bare runtime image of `python -m images runtime`, from layers that the registry has.
     runtime = parse_reference(f"oci:{ROOT}/.images/runtime")
     whole = parse_reference(cluster.image, plain_http=True)
     bare = parse_reference(f"{cluster.registry}/phi-3-runtime:{cluster.tag}", plain_http=True)

@@ -1,6 +1,9 @@
-"""Asks a server at a constant rate, from inside the cluster: its URL, and the requests a second. Needs Python alone.
+"""Sends requests to a server at a constant rate, from inside the cluster. Uses only the standard library.
 
-Prints a line of JSON for each request as it ends. Every second one is a stream. SIGTERM ends it, after the last answer.
+usage: traffic.py URL REQUESTS_PER_SECOND
+
+Prints a line of JSON for each finished request. Every second request streams. After SIGTERM, the program waits for the
+last response and exits.
 """
 
 import http.client
@@ -16,8 +19,8 @@ TIMEOUT = 120
 printing = threading.Lock()
 
 
-def ask(host: str, number: int) -> str:
-    """Ask once, on a connection of its own; returns what was wrong with the answer, or ""."""
+def send(host: str, number: int) -> str:
+    """Send a request on a new connection; return the error of the response, or ""."""
     stream = number % 2 == 1
     if stream:
         path, body = "/v1/chat/completions", {"model": "demo", "messages": QUESTION, "max_tokens": 2, "stream": True}
@@ -32,21 +35,21 @@ def ask(host: str, number: int) -> str:
         return f"{type(error).__name__}: {error}"
     finally:
         connection.close()
-    whole = text.rstrip().endswith("data: [DONE]") if stream else text.startswith('{"Result"')
-    return "" if response.status == 200 and whole else f"HTTP {response.status}: {text[-200:]}"
+    complete = text.rstrip().endswith("data: [DONE]") if stream else text.startswith('{"Result"')
+    return "" if response.status == 200 and complete else f"HTTP {response.status}: {text[-200:]}"
 
 
-def one(host: str, number: int) -> None:
-    """Ask once and print how it went."""
+def send_and_print(host: str, number: int) -> None:
+    """Send a request and print its result."""
     begin = time.time()
-    wrong = ask(host, number)
-    line = json.dumps({"number": number, "begin": begin, "seconds": time.time() - begin, "wrong": wrong})
+    error = send(host, number)
+    line = json.dumps({"number": number, "begin": begin, "seconds": time.time() - begin, "error": error})
     with printing:
         print(line, flush=True)
 
 
 def main() -> None:
-    """Ask until SIGTERM, at the given rate however long answers take."""
+    """Send requests at the given rate until SIGTERM, however long the responses take."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     host, rate = urlsplit(sys.argv[1]).netloc, float(sys.argv[2])
@@ -54,7 +57,7 @@ def main() -> None:
     threads: list[threading.Thread] = []
     while not stop.wait(max(0.0, begin + number / rate - time.monotonic())):
         threads = [thread for thread in threads if thread.is_alive()]
-        threads.append(threading.Thread(target=one, args=(host, number)))
+        threads.append(threading.Thread(target=send_and_print, args=(host, number)))
         threads[-1].start()
         number += 1
     for thread in threads:
