@@ -1,4 +1,4 @@
-"""scripts/chart-docs on a copy of the chart."""
+"""scripts/chart-docs, run on a copy of the chart."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Tree:
-    """A repository with nothing in it but the chart and what documents it."""
+    """A repository that contains only the chart and the generator of its documentation."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -23,12 +23,12 @@ class Tree:
             shutil.copy(ROOT / "scripts" / name, root / "scripts")
 
     def run(self, *flags: str) -> subprocess.CompletedProcess[str]:
-        """Run what scripts/chart-docs runs."""
+        """Run the program of scripts/chart-docs."""
         command: list[str | Path] = [sys.executable, self.root / "scripts/_chart_docs.py", *flags]
         return subprocess.run(command, capture_output=True, text=True)
 
     def add(self, lines: str) -> None:
-        """Add a value to values.yaml."""
+        """Append lines to values.yaml."""
         with (self.chart / "values.yaml").open("a") as file:
             file.write(lines)
 
@@ -38,30 +38,29 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path)
 
 
-def test_a_new_value_comes_into_the_schema_and_the_table(tree: Tree) -> None:
-    comment = "# Speed of the answers. Raise it for haste. For example:\n#   7\n# @schema {minimum: 1, maximum: 9}\n"
-    tree.add(f"\n{comment}speed: 5\n")
+def test_new_value_is_added_to_the_schema_and_the_table(tree: Tree) -> None:
+    description = "Speed of the server. Raise the speed for short waits."
+    tree.add(f"\n# {description} For example:\n#   7\n# @schema {{minimum: 1, maximum: 9}}\nspeed: 5\n")
     done = tree.run("--check")
     assert done.returncode == 1
-    assert "charts/phi3/values.schema.json is older than values.yaml: run scripts/chart-docs" in done.stderr
-    assert "charts/phi3/README.md is older than values.yaml: run scripts/chart-docs" in done.stderr
+    assert "charts/phi3/values.schema.json does not match values.yaml: run scripts/chart-docs" in done.stderr
+    assert "charts/phi3/README.md does not match values.yaml: run scripts/chart-docs" in done.stderr
 
     assert tree.run().returncode == 0
     assert tree.run("--check").returncode == 0
     schema = json.loads((tree.chart / "values.schema.json").read_text())["properties"]["speed"]
-    meaning = "Speed of the answers. Raise it for haste."
-    assert schema == {"description": meaning, "type": "integer", "minimum": 1, "maximum": 9, "default": 5}
-    assert f"| `speed` | integer | `5` | {meaning} |" in (tree.chart / "README.md").read_text()
+    assert schema == {"description": description, "type": "integer", "minimum": 1, "maximum": 9, "default": 5}
+    assert f"| `speed` | integer | `5` | {description} |" in (tree.chart / "README.md").read_text()
 
 
-@pytest.mark.parametrize("comment", ["", "# Speed of the answers.\n"])
-def test_a_value_without_a_word_on_when_to_change_it_is_refused(tree: Tree, comment: str) -> None:
+@pytest.mark.parametrize("comment", ["", "# Speed of the server.\n"])
+def test_comment_must_say_when_to_change_the_value(tree: Tree, comment: str) -> None:
     tree.add(f"\n{comment}speed: 5\n")
     done = tree.run()
     assert done.returncode == 1
-    assert "the comment of speed does not say when to change it" in done.stderr
+    assert "the comment of speed does not say when to change it: add a sentence" in done.stderr
 
 
-def test_a_type_that_kubernetes_does_not_have_is_refused(tree: Tree) -> None:
-    tree.add("\n# Speed of the answers. Raise it for haste.\n# @schema {$ref: Sped}\nspeed: {}\n")
-    assert tree.run().stderr == "charts/phi3/values.yaml: Kubernetes 1.37 has no type Sped\n"
+def test_unknown_kubernetes_type_is_rejected(tree: Tree) -> None:
+    tree.add("\n# Speed of the server. Raise the speed for short waits.\n# @schema {$ref: Sped}\nspeed: {}\n")
+    assert tree.run().stderr == "charts/phi3/values.yaml: Kubernetes 1.37 has no type Sped: correct the $ref\n"
