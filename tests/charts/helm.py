@@ -32,7 +32,7 @@ StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _ma
 
 @functools.cache
 def program(name: str) -> Path:
-    """Return the path of a pinned tool of scripts/go; the first use builds it."""
+    """Return the path of a pinned tool of tools/go; the first use builds it."""
     subprocess.run([ROOT / "scripts/tools", name], check=True)
     return ROOT / ".tools/bin" / name
 

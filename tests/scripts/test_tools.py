@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "scripts"
 GO_MOD = """module example.com/pins
 
 go 1.24
@@ -34,10 +35,11 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.tool = root / "scripts/go/greet"
+        self.tool = root / "tools/go/greet"
         self.program = root / ".tools/bin/greet"
         command = self.tool / "greet/cmd/hello"
         command.mkdir(parents=True)
+        (root / "scripts").mkdir()
         for name in ("tools", "_work.py"):
             shutil.copy(SCRIPTS / name, root / "scripts")
         (self.tool / "go.mod").write_text(GO_MOD)
@@ -148,7 +150,7 @@ def test_an_unknown_tool_is_named_together_with_those_there_are(tree: Tree) -> N
     assert "there is no tool hammer: choose from greet" in done.stderr
 
 
-@pytest.mark.parametrize("folder", sorted((SCRIPTS / "go").iterdir()), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", sorted((ROOT / "tools/go").iterdir()), ids=lambda folder: folder.name)
 def test_every_tool_of_the_repository_is_pinned(folder: Path) -> None:
     assert "\ntool " in (folder / "go.mod").read_text()
     assert "/go.mod h1:" in (folder / "go.sum").read_text()

@@ -1,4 +1,4 @@
-module phi3/scripts/go/kubernetes
+module phi3/tools/go/kubernetes
 
 go 1.26.0
 

@@ -1,4 +1,4 @@
-module phi3/scripts/go/promtool
+module phi3/tools/go/promtool
 
 go 1.26.7
 

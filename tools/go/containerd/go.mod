@@ -1,4 +1,4 @@
-module phi3/scripts/go/containerd
+module phi3/tools/go/containerd
 
 go 1.26.6
 

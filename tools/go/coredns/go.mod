@@ -1,4 +1,4 @@
-module phi3/scripts/go/coredns
+module phi3/tools/go/coredns
 
 go 1.26.0
 

@@ -1,4 +1,4 @@
-module phi3/scripts/go/ct
+module phi3/tools/go/ct
 
 go 1.26.0
 

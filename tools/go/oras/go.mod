@@ -1,4 +1,4 @@
-module phi3/scripts/go/oras
+module phi3/tools/go/oras
 
 go 1.26.0
 

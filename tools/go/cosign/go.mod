@@ -1,4 +1,4 @@
-module phi3/scripts/go/cosign
+module phi3/tools/go/cosign
 
 go 1.26.0
 

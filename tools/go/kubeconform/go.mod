@@ -1,4 +1,4 @@
-module phi3/scripts/go/kubeconform
+module phi3/tools/go/kubeconform
 
 go 1.26.0
 

@@ -1,4 +1,4 @@
-module phi3/scripts/go/helm
+module phi3/tools/go/helm
 
 go 1.26.0
 

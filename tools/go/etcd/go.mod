@@ -1,4 +1,4 @@
-module phi3/scripts/go/etcd
+module phi3/tools/go/etcd
 
 go 1.26.0
 

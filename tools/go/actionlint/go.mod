@@ -1,4 +1,4 @@
-module phi3/scripts/go/actionlint
+module phi3/tools/go/actionlint
 
 go 1.26.0
 
