@@ -22,7 +22,8 @@ class Copy:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        shutil.copytree(ROOT / "scripts", root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("scripts", "tools", "devcluster"):
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         (root / ".tools").symlink_to(ROOT / ".tools")
 
     def command(self, *arguments: str) -> list[str | Path]:
@@ -88,9 +89,9 @@ def copy(tmp_path: Path) -> Iterator[Copy]:
 def test_up_is_up_again_at_once_and_down_leaves_nothing(copy: Copy) -> None:
     before = machine(copy)
     copy.run("up")
-    assert "is up already" in copy.run("up").stderr
+    assert "is already running" in copy.run("up").stderr
     nodes = copy.kubectl("get", "nodes", "--output=name").split()
-    assert nodes == ["node/node1", "node/played-a10", "node/played-a100", "node/played-h100", "node/played-t4"]
+    assert nodes == ["node/kwok-a10", "node/kwok-a100", "node/kwok-h100", "node/kwok-t4", "node/node1"]
     copy.kubectl("run", "asleep", f"--image={IMAGE}", "--image-pull-policy=Never")
     copy.kubectl("wait", "--for=condition=Ready", "pod/asleep", "--timeout=60s")
     running = "\n".join(processes(copy))
@@ -98,7 +99,7 @@ def test_up_is_up_again_at_once_and_down_leaves_nothing(copy: Copy) -> None:
     assert set(left(copy, before)) == {"links", "groups", "files", "processes"}
     copy.run("down")
     assert not left(copy, before)
-    assert "there was none" in copy.run("down").stderr
+    assert "no cluster was running" in copy.run("down").stderr
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2, 4, 7])
@@ -140,7 +141,7 @@ def test_what_runs_in_it_reaches_nothing_outside(copy: Copy) -> None:
 def test_without_a_cluster_env_says_how_to_start_one(copy: Copy) -> None:
     done = copy.run("env", check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "scripts/cluster: there is no cluster; `scripts/cluster up` starts one\n"
+    assert done.stderr == "scripts/cluster: no cluster is running: start one with `scripts/cluster up`\n"
 
 
 def test_what_is_missing_is_named(copy: Copy) -> None:

@@ -18,14 +18,14 @@ class Tree:
         self.root = root
         self.chart = root / "charts/phi3"
         shutil.copytree(ROOT / "charts/phi3", self.chart)
-        (root / "scripts").mkdir()
-        for name in ("_chart_docs.py", "_work.py"):
-            shutil.copy(ROOT / "scripts" / name, root / "scripts")
+        (root / "tools").mkdir()
+        for name in ("__init__.py", "chart_docs.py", "verb.py"):
+            shutil.copy(ROOT / "tools" / name, root / "tools")
 
     def run(self, *flags: str) -> subprocess.CompletedProcess[str]:
         """Run the program of scripts/chart-docs."""
-        command: list[str | Path] = [sys.executable, self.root / "scripts/_chart_docs.py", *flags]
-        return subprocess.run(command, capture_output=True, text=True)
+        command = [sys.executable, "-m", "tools.chart_docs", *flags]
+        return subprocess.run(command, cwd=self.root, capture_output=True, text=True)
 
     def add(self, lines: str) -> None:
         """Append lines to values.yaml."""

@@ -15,7 +15,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+ROOT = Path(__file__).parents[2]
 USES = ("serve", "demo", "images", "develop", "bench")
 
 
@@ -80,9 +80,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     tree = Tree(tmp_path_factory.mktemp("made"))
     tree.wheels.mkdir()
     (tree.root / "requirements").mkdir(parents=True)
-    (tree.root / "scripts").mkdir()
-    for name in ("setup", "_work.py"):
-        shutil.copy(SCRIPTS / name, tree.root / "scripts")
+    for name in ("scripts/setup", "tools/__init__.py", "tools/verb.py", "tools/virtualenv.py"):
+        (tree.root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tree.root / name)
     for use in USES:
         tree.pin(use, f"for_{use}", "1.0")
     tree.setup("serve")
@@ -188,7 +188,7 @@ def test_an_installation_that_was_cut_short_is_made_anew(tree: Tree, slow: subpr
     kept.touch()
     slow.send_signal(signal.SIGTERM)
     assert slow.wait(timeout=60) == 143
-    assert "making it anew" in tree.setup("serve", "images")
+    assert "making it again" in tree.setup("serve", "images")
     assert (tree.installed("for_serve"), tree.installed("for_images")) == ("1.0", "2.0")
     assert not kept.exists()
 
@@ -196,21 +196,21 @@ def test_an_installation_that_was_cut_short_is_made_anew(tree: Tree, slow: subpr
 def test_an_environment_whose_making_was_cut_short_is_made_anew(tree: Tree) -> None:
     (tree.root / ".venv/setup.json").unlink()
     (tree.root / ".venv/setup.log").touch()
-    assert "making it anew" in tree.setup("serve")
+    assert "making it again" in tree.setup("serve")
     assert tree.installed("for_serve") == "1.0"
 
 
 def test_an_environment_of_another_python_is_made_anew(tree: Tree) -> None:
     state = tree.root / ".venv/setup.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"python": "3.1"}))
-    assert "making it anew" in tree.setup("serve")
+    assert "making it again" in tree.setup("serve")
     assert tree.setup("serve") == ""
 
 
 def test_a_run_waits_for_one_that_is_at_work(tree: Tree, slow: subprocess.Popen[str]) -> None:
     said = tree.setup("serve", "demo")
-    assert "another one is at work here" in said
-    assert "making it anew" not in said
+    assert "waiting for another process" in said
+    assert "making it again" not in said
     assert slow.wait(timeout=60) == 0
     assert (tree.installed("for_images"), tree.installed("for_demo")) == ("2.0", "1.0")
 
@@ -218,15 +218,15 @@ def test_a_run_waits_for_one_that_is_at_work(tree: Tree, slow: subprocess.Popen[
 def test_a_run_waits_for_the_pip_that_a_killed_one_left_behind(tree: Tree, slow: subprocess.Popen[str]) -> None:
     slow.kill()
     said = tree.setup("serve")
-    assert "another one is at work here" in said
-    assert "making it anew" in said
+    assert "waiting for another process" in said
+    assert "making it again" in said
     assert tree.installed("for_serve") == "1.0"
 
 
 def test_an_environment_made_by_something_else_is_left_alone(tree: Tree) -> None:
     (tree.root / ".venv/setup.json").unlink()
     said = tree.fail("serve")
-    assert "something else made" in said
+    assert "scripts/setup did not make" in said
     assert "move it away" in said
     assert tree.installed("for_serve") == "1.0"
 

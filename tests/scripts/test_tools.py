@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "scripts"
 GO_MOD = """module example.com/pins
 
 go 1.24
@@ -39,9 +38,9 @@ class Tree:
         self.program = root / ".tools/bin/greet"
         command = self.tool / "greet/cmd/hello"
         command.mkdir(parents=True)
-        (root / "scripts").mkdir()
-        for name in ("tools", "_work.py"):
-            shutil.copy(SCRIPTS / name, root / "scripts")
+        for name in ("scripts/tools", "tools/__init__.py", "tools/verb.py", "tools/go_tools.py"):
+            (root / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
         (self.tool / "go.mod").write_text(GO_MOD)
         (self.tool / "go.sum").touch()
         (self.tool / "flags").write_text("-ldflags=-s -w -X main.version={version}\n")
@@ -137,17 +136,17 @@ def test_a_module_that_go_sum_lacks_is_refused(tree: Tree) -> None:
 def test_a_machine_without_go_is_told_what_to_do(tree: Tree, tmp_path: Path) -> None:
     folder = tmp_path / "path"
     folder.mkdir()
-    for name, program in {"env": shutil.which("env"), "python3": os.path.realpath(sys.executable)}.items():
+    for name, program in {"dirname": shutil.which("dirname"), "python3": os.path.realpath(sys.executable)}.items():
         (folder / name).symlink_to(str(program))
     done = tree.run("greet", path=str(folder))
     assert done.returncode == 1
-    assert "Go is needed to build greet; install it, or put greet v2.1.0 on PATH" in done.stderr
+    assert "building greet needs Go: install Go, or put greet v2.1.0 on PATH" in done.stderr
 
 
 def test_an_unknown_tool_is_named_together_with_those_there_are(tree: Tree) -> None:
     done = tree.run("hammer")
     assert done.returncode == 2
-    assert "there is no tool hammer: choose from greet" in done.stderr
+    assert "unknown tool hammer: choose from greet" in done.stderr
 
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "tools/go").iterdir()), ids=lambda folder: folder.name)

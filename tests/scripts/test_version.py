@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    for name in ("scripts", "charts/phi3"):
+    for name in ("scripts", "tools", "charts/phi3"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "CHANGELOG.md", "app/__init__.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -60,8 +60,8 @@ def test_a_new_version_is_written_everywhere_and_says_what_changed(copy: Path) -
     ("arguments", "problem"),
     [
         (("--tag", "v0.0.1"), f"the tag v0.0.1 is not v{VERSION}"),
-        (("--tag", f"v{VERSION}"), f"CHANGELOG.md does not say what is in {VERSION}"),
-        (("1.2",), "'1.2' is no version"),
+        (("--tag", f"v{VERSION}"), f"CHANGELOG.md has no changes for {VERSION}"),
+        (("1.2",), "'1.2' is not a semantic version"),
     ],
 )
 def test_what_cannot_be_released_is_refused(copy: Path, arguments: tuple[str, ...], problem: str) -> None:
@@ -80,4 +80,4 @@ def test_files_that_disagree_are_named(copy: Path) -> None:
 
 def test_a_kind_of_change_that_nobody_knows_is_named(copy: Path) -> None:
     (copy / "CHANGELOG.md").write_text("## [Unreleased]\n\n### Improved\n\n- A thing.\n")
-    assert "of the kind Improved, which is none of added, changed" in version(copy, "9.9.9").stderr
+    assert "an unknown kind of change, Improved: use one of added, changed" in version(copy, "9.9.9").stderr

@@ -1,4 +1,4 @@
-"""Whether this machine can run a cluster, and what it lacks."""
+"""Check that this machine can run a cluster."""
 
 import os
 import shutil
@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from _work import ROOT
+from devcluster.layout import verb
+from tools.verb import ROOT
 
 PACKAGES = (
     *("busybox-static", "conntrack", "containernetworking-plugins", "docker-registry"),
@@ -15,8 +16,8 @@ PACKAGES = (
 TOOLS = ("kubernetes", "etcd", "coredns", "containerd", "helm")
 DISK_GB = 8
 MEMORY_GB = 4
-# What a cluster needs of the kernel, each tried in namespaces of its own.
-TRIALS = {
+# The kernel features that a cluster needs, each with a command that uses it in new namespaces.
+KERNEL_FEATURES = {
     "network, mount and process namespaces": "true",
     "control groups in /sys/fs/cgroup": "test -d /sys/fs/cgroup/memory -o -f /sys/fs/cgroup/cgroup.controllers",
     "virtual network devices": "ip link add trial0 type veth peer name trial1 && ip link add trial2 type bridge",
@@ -27,18 +28,18 @@ TRIALS = {
 
 
 def check_user() -> None:
-    """End with a message where this is not Linux, or not root, or in a folder that would be hidden inside."""
+    """Exit if this is not Linux, if the user is not root or if the repository is in /run."""
     if sys.platform != "linux":
-        sys.exit("scripts/cluster: a cluster needs Linux; with kind or minikube, set KUBECONFIG to use theirs")
+        verb.fail("a cluster needs Linux: use kind or minikube instead and point KUBECONFIG to it")
     if os.geteuid() != 0:
-        sys.exit("scripts/cluster: a cluster makes namespaces and mounts: run this as root")
+        verb.fail("a cluster creates namespaces and mounts: run this command as root")
     if ROOT.is_relative_to("/run"):
-        sys.exit(f"scripts/cluster: {ROOT} is in /run, of which a cluster has its own: move it elsewhere")
+        verb.fail(f"{ROOT} is in /run, which the cluster's own /run hides: move the repository")
 
 
-def check_kernel(state: Path) -> None:
-    """End with a message that names everything that is missing."""
-    missing = [name for name, trial in TRIALS.items() if not _works(trial)]
+def check_machine(state: Path) -> None:
+    """Exit with a message that lists every kernel feature and resource that is missing."""
+    missing = [name for name, command in KERNEL_FEATURES.items() if not _works(command)]
     upper = state / "trial"
     if "overlay mounts" not in missing and not _works(
         f"mkdir -p {upper}/u {upper}/w && mount -t overlay o -o lowerdir=/mnt,upperdir={upper}/u,workdir={upper}/w /mnt"
@@ -52,9 +53,9 @@ def check_kernel(state: Path) -> None:
     if memory < MEMORY_GB:
         missing.append(f"{MEMORY_GB} GB of memory (it has {memory:.0f} GB)")
     if missing:
-        sys.exit("scripts/cluster: this machine lacks " + "; ".join(missing))
+        verb.fail("this machine lacks " + "; ".join(missing))
 
 
-def _works(trial: str) -> bool:
-    command = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", trial]
-    return subprocess.run(command, capture_output=True).returncode == 0
+def _works(command: str) -> bool:
+    unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", command]
+    return subprocess.run(unshare, capture_output=True).returncode == 0

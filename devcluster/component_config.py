@@ -1,17 +1,19 @@
-"""The configuration of the components, with the places that they have inside."""
+"""Configuration files of the components, with the paths that they have inside the namespaces."""
 
 import json
 
-from _cluster.pause import NAME as PAUSE
-from _cluster.place import ADMIN, API_SERVICE, CONTROL_IP, INSIDE, NAME, PODS, REGISTRY, node_ip, node_name
+from devcluster.layout import ADMIN, API_SERVICE, CONTROL_IP, INSIDE, NAME, PODS, REGISTRY, node_ip, node_name
+from devcluster.pause_image import PAUSE_IMAGE
 
+# Subject alternative names that every API server certificate has.
+SANS = f"DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,IP:{CONTROL_IP},IP:{API_SERVICE}"
 CONTROL = f"https://{CONTROL_IP}:6443"
 
-NODE_DISK_FULL = {"imagefs.available": "1%", "nodefs.available": "1%", "memory.available": "100Mi"}
+EVICTION_THRESHOLDS = {"imagefs.available": "1%", "nodefs.available": "1%", "memory.available": "100Mi"}
 
 
-def registry() -> str:
-    """Return the configuration of the registry."""
+def registry_config() -> str:
+    """Return the configuration of the registry, in YAML."""
     return (
         "version: 0.1\n"
         "log: {accesslog: {disabled: false}}\n"
@@ -20,35 +22,35 @@ def registry() -> str:
     )
 
 
-def names() -> str:
-    """Return the configuration of CoreDNS, which knows the cluster's names and nobody else's."""
+def corefile() -> str:
+    """Return the configuration of CoreDNS, which resolves cluster names only."""
     return (
         f".:53 {{\n  bind {CONTROL_IP}\n"
         f"  kubernetes cluster.local in-addr.arpa {{\n    kubeconfig {ADMIN}\n  }}\n  cache 5\n}}\n"
     )
 
 
-def proxy() -> str:
-    """Return the configuration of kube-proxy."""
+def kube_proxy_config() -> str:
+    """Return the configuration of kube-proxy, in JSON."""
     return _document(
         "kubeproxy.config.k8s.io/v1alpha1",
         "KubeProxyConfiguration",
         mode="iptables",
         clientConnection={"kubeconfig": ADMIN},
         clusterCIDR=PODS,
-        # The machine's limits are not ours to change.
+        # Leaves the connection tracking limits of this machine as they are.
         conntrack={"maxPerCore": 0, "min": 0},
         hostnameOverride="node1",
     )
 
 
-def hosts() -> str:
-    """Return how containerd reaches the registry: without TLS."""
+def registry_hosts() -> str:
+    """Return the hosts.toml with which containerd reaches the registry without TLS."""
     return f'server = "http://{REGISTRY}"\n[host."http://{REGISTRY}"]\ncapabilities = ["pull", "resolve"]\n'
 
 
-def network(number: int) -> str:
-    """Return a node's pod network: a wire from each pod, so that all traffic passes kube-proxy's rules."""
+def pod_network(number: int) -> str:
+    """Return the CNI configuration of a node: a veth pair per pod, so that all traffic passes kube-proxy's rules."""
     ipam = {
         "type": "host-local",
         "dataDir": "/run/cni",
@@ -59,29 +61,29 @@ def network(number: int) -> str:
     return json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": plugins})
 
 
-def containerd(folder: str) -> str:
-    """Return the configuration of a node's containerd, whose layers are in `folder`."""
+def containerd_config(directory: str) -> str:
+    """Return the configuration of a node's containerd, which keeps its layers in `directory`."""
     return f"""version = 3
-root = "{folder}/containerd"
+root = "{directory}/containerd"
 disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.image-verifier.v1.bindir"]
 [plugins.'io.containerd.internal.v1.opt']
 path = "/run/opt"
 [plugins.'io.containerd.cri.v1.images']
 discard_unpacked_layers = true
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
-sandbox = "{PAUSE}"
+sandbox = "{PAUSE_IMAGE}"
 [plugins.'io.containerd.cri.v1.images'.registry]
 config_path = "{INSIDE}/hosts"
 [plugins.'io.containerd.cri.v1.runtime']
 restrict_oom_score_adj = true
 [plugins.'io.containerd.cri.v1.runtime'.cni]
 bin_dirs = ["/usr/lib/cni"]
-conf_dir = "{folder}/cni"
+conf_dir = "{directory}/cni"
 """
 
 
-def kubelet(number: int, folder: str) -> str:
-    """Return the configuration of a node's kubelet. It works under both versions of control groups."""
+def kubelet_config(number: int, directory: str) -> str:
+    """Return the configuration of a node's kubelet, which works with both versions of control groups."""
     return _document(
         "kubelet.config.k8s.io/v1beta1",
         "KubeletConfiguration",
@@ -96,27 +98,22 @@ def kubelet(number: int, folder: str) -> str:
         failCgroupV1=False,
         failSwapOn=False,
         cgroupDriver="cgroupfs",
-        # All containers in a group of our own, which `down` can find.
+        # `scripts/cluster down` finds the containers by this group.
         cgroupRoot=f"/{NAME}/{node_name(number)}",
         enforceNodeAllocatable=[],
         containerRuntimeEndpoint="unix:///run/containerd/containerd.sock",
-        volumePluginDir=f"{folder}/plugins",
+        volumePluginDir=f"{directory}/plugins",
         clusterDNS=[CONTROL_IP],
         clusterDomain="cluster.local",
         resolvConf="",
-        # Only a disk that is really full counts, and images stay.
-        evictionHard=NODE_DISK_FULL,
+        # Evict pods only when the disk is full, and keep images.
+        evictionHard=EVICTION_THRESHOLDS,
         imageGCHighThresholdPercent=100,
         maxOpenFiles=20000,
         makeIPTablesUtilChains=False,
         protectKernelDefaults=False,
         serializeImagePulls=False,
     )
-
-
-def api_server_names() -> str:
-    """Return the names in the API server's certificate, but for that under which this machine reaches it."""
-    return f"DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,IP:{CONTROL_IP},IP:{API_SERVICE}"
 
 
 def _document(version: str, kind: str, **content: object) -> str:

@@ -1,4 +1,4 @@
-"""The image of a pod's first container, which does nothing: Debian's static busybox, asleep."""
+"""The pause image of a pod's sandbox: Debian's static busybox, asleep."""
 
 import hashlib
 import io
@@ -6,12 +6,12 @@ import json
 import tarfile
 from pathlib import Path
 
-NAME = "phi3.example/pause:1"
+PAUSE_IMAGE = "phi3.example/pause:1"
 BUSYBOX = Path("/bin/busybox")
 
 
-def archive(busybox: bytes) -> bytes:
-    """Return an OCI archive of an image with busybox alone."""
+def pause_archive(busybox: bytes) -> bytes:
+    """Return the OCI archive of an image that holds busybox only."""
     layer = _tar({"busybox": busybox}, mode=0o755)
     config = {
         "architecture": "amd64",
@@ -30,7 +30,7 @@ def archive(busybox: bytes) -> bytes:
         }
     ).encode()
     entry = _descriptor(f"{kind}.manifest.v1+json", manifest)
-    index = {"schemaVersion": 2, "manifests": [entry | {"annotations": {"io.containerd.image.name": NAME}}]}
+    index = {"schemaVersion": 2, "manifests": [entry | {"annotations": {"io.containerd.image.name": PAUSE_IMAGE}}]}
     blobs = {f"blobs/sha256/{_digest(blob)[7:]}": blob for blob in (layer, configuration, manifest)}
     return _tar(
         blobs | {"index.json": json.dumps(index).encode(), "oci-layout": b'{"imageLayoutVersion": "1.0.0"}'}, mode=0o644

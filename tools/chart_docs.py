@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from _work import ROOT, say
 
+from tools.verb import ROOT, Verb
+
+verb = Verb("scripts/chart-docs")
 CHART = ROOT / "charts/phi3"
 KUBERNETES = "1.37"
 TYPES = {bool: "boolean", int: "integer", str: "string", list: "array", dict: "object"}
@@ -225,7 +227,7 @@ def main() -> None:
         for file, content in generated.items():
             file.write_text(content)
     for error in errors:
-        say(error)
+        verb.log(error)
     sys.exit(1 if errors else 0)
 
 

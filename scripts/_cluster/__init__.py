@@ -1,1 +1,0 @@
-"""A real Kubernetes on this machine: what scripts/cluster is made of."""
