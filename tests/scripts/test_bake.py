@@ -26,7 +26,7 @@ class Copy:
 
     def __init__(self, folder: Path, hub: str, host: str) -> None:
         self.folder, self.host = folder, host
-        for name in ("checkpoints", "images", "requirements", "scripts", "tools"):
+        for name in ("checkpoints", "images", "phi3", "requirements", "scripts", "tools"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "charts", folder / "charts")
         for name in ("pyproject.toml", "CHANGELOG.md", "app/__init__.py"):
