@@ -1,4 +1,4 @@
-"""Prometheus' own tool on what the server exports and the chart asks for: minutes, since it is built first."""
+"""promtool, which is built first, on the metrics of a server and on the rules of the chart."""
 
 import json
 import re
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 POD = 'namespace="models",pod="phi3-7d4b9c-x2x4z"'
 REQUESTS = f"phi3_http_requests_total{{{POD},"
 QUEUE = f"vllm:request_queue_time_seconds_bucket{{{POD},"
-# For each alert: series that bring it about, as `promtool test rules` writes them, and others that do not.
+# The series that make each alert fire, in the notation of `promtool test rules`, and series that make none fire.
 FIRES: dict[str, dict[str, str]] = {
     "Phi3Down": {f"up{{{POD}}}": "1+0x60"},
     "Phi3HighErrorRate": {
@@ -51,8 +51,8 @@ def promtool() -> Path:
 
 
 @pytest.fixture(scope="module")
-def asked(demo: Path) -> Iterator[Server]:
-    """A server that has answered on each route."""
+def exercised_server(demo: Path) -> Iterator[Server]:
+    """A server that has responded on each route."""
     with running(demo, "--dtype", "float32", "--max-context", "128") as server:
         for fields in ({"max_new_tokens": 2}, {"max_new_tokens": 2, "num_beams": 2}, {"top_p": 7}):
             server.chat("Hello", **fields)
@@ -60,18 +60,18 @@ def asked(demo: Path) -> Iterator[Server]:
         yield server
 
 
-def test_the_metrics_have_no_fault_but_the_colon_of_vllms_names(promtool: Path, asked: Server) -> None:
-    text = asked.http.get("/metrics").text
+def test_promtool_accepts_the_metrics_except_for_the_colon_in_vllm_names(promtool: Path, exercised_server: Server) -> None:
+    text = exercised_server.http.get("/metrics").text
     assert "vllm:e2e_request_latency_seconds_bucket" in text
     found = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
-    faults = [line for line in found.stderr.splitlines() if "metric names should not contain ':'" not in line]
-    assert (faults, found.stdout) == ([], "")
+    problems = [line for line in found.stderr.splitlines() if "metric names should not contain ':'" not in line]
+    assert (problems, found.stdout) == ([], "")
     assert all(line.startswith("vllm:") for line in found.stderr.splitlines())
 
 
-def test_every_expression_of_the_chart_is_one(promtool: Path, tmp_path: Path) -> None:
-    asked = [re.sub(r"\$__rate_interval", "5m", each) for each in expressions() if "label_values(" not in each]
-    records = [{"record": f"expression:{number}", "expr": each} for number, each in enumerate(asked)]
+def test_promtool_accepts_every_expression_of_the_chart(promtool: Path, tmp_path: Path) -> None:
+    rendered = [re.sub(r"\$__rate_interval", "5m", each) for each in expressions() if "label_values(" not in each]
+    records = [{"record": f"expression:{number}", "expr": each} for number, each in enumerate(rendered)]
     groups = [{"name": "alerts", "rules": rules()}, {"name": "expressions", "rules": records}]
     file = tmp_path / "rules.json"
     file.write_text(json.dumps({"groups": groups}))
@@ -80,7 +80,7 @@ def test_every_expression_of_the_chart_is_one(promtool: Path, tmp_path: Path) ->
     assert f"{len(rules()) + len(records)} rules found" in checked.stdout
 
 
-def test_each_alert_fires_when_it_should_and_none_when_all_is_well(promtool: Path, tmp_path: Path) -> None:
+def test_each_alert_fires_on_its_condition_and_none_fires_without(promtool: Path, tmp_path: Path) -> None:
     assert set(FIRES) == {rule["alert"] for rule in rules()}
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "phi3", "rules": rules()}]}))
     cases = [_case(alert, series, {alert}) for alert, series in FIRES.items()] + [_case("none", QUIET, set())]
@@ -92,15 +92,15 @@ def test_each_alert_fires_when_it_should_and_none_when_all_is_well(promtool: Pat
 
 
 def _case(name: str, series: dict[str, str], firing: set[str]) -> dict[str, Any]:
-    """A test for promtool: after three quarters of an hour of `series`, of the alerts it names `firing` are there."""
-    looked_at = FIRES if name == "none" else firing
+    """Return a promtool test case: after 45 minutes of `series`, the alerts in `firing` fire and no others."""
+    alerts = FIRES if name == "none" else firing
     samples = [
         {
             "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)',
             "eval_time": "45m",
             "exp_samples": [{"labels": "{}", "value": float(alert in firing)}],
         }
-        for alert in looked_at
+        for alert in alerts
     ]
     series_list = [{"series": series_name, "values": values} for series_name, values in series.items()]
     return {"name": name, "interval": "1m", "input_series": series_list, "promql_expr_test": samples}
