@@ -1,1 +1,1 @@
-"""Benchmarks; `scripts/bench` runs them."""
+"""Benchmarks, which `scripts/bench` runs."""

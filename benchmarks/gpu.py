@@ -1,7 +1,7 @@
-"""Measures the engine on a GPU, with random bfloat16 weights in the true dimensions, beside transformers' `generate`.
+"""Measure the engine on a GPU and compare it with transformers' `generate`, without HTTP.
 
-Nothing is sent over HTTP. What a step has to read, weights and cache, over the bandwidth measured in the same run is
-the least time that it can take.
+The weights are random bfloat16 numbers in the dimensions of the real models. A step must read the weights and the KV
+cache, so these bytes divided by the memory bandwidth, which the same run measures, are a lower bound for its duration.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from app.engine.startup.build import decoder
 from app.engine.startup.memory import budget
 from app.engine.stream import RequestStream
 from app.settings import GPU_CONCURRENCY
-from benchmarks.machine import about
-from benchmarks.page import put
-from benchmarks.progress import say
+from benchmarks.machine import describe_run
+from benchmarks.page import write_section
+from benchmarks.progress import log_progress
 from tools.harness.dimensions import SIZES
 
 PROMPT = 128
@@ -36,15 +36,15 @@ PROFILED = 12
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of one way to generate.
+    """A measurement of one implementation.
 
     Attributes:
-        model: whose dimensions the weights have.
-        name: of the way.
-        clients: at once.
-        speed: tokens per second of all clients, once each has its first.
-        step: seconds for one more token of each.
-        bytes: that a step reads at the least.
+        model: the model whose dimensions the weights have.
+        name: name of the implementation.
+        clients: concurrent requests.
+        speed: tokens per second of all clients, after the first token of each.
+        step: seconds per step, which generates one token for each client.
+        bytes: bytes that a step must read.
     """
 
     model: str
@@ -55,8 +55,8 @@ class Result:
     bytes: float
 
 
-def bandwidth(device: torch.device, size: int = 2**31) -> float:
-    """Bytes per second that the device's memory moves, read and written: the best of ten copies of `size` bytes."""
+def measure_bandwidth(device: torch.device, size: int = 2**31) -> float:
+    """Return the memory bandwidth in bytes per second, reads plus writes: the best of ten copies of `size` bytes."""
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     best = float("inf")
@@ -66,22 +66,22 @@ def bandwidth(device: torch.device, size: int = 2**31) -> float:
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that work on the device takes."""
-    settle(device)
+    """Return the duration of work on the device in seconds."""
+    synchronize(device)
     started = time.perf_counter()
     work()
-    settle(device)
+    synchronize(device)
     return time.perf_counter() - started
 
 
-def settle(device: torch.device) -> None:
-    """Wait until the device has nothing to do."""
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def random_model(sizes: dict[str, int], device: torch.device) -> Phi3ForCausalLM:
-    """A model of random bfloat16 weights."""
+    """Return a model with random bfloat16 weights."""
     config = Phi3Config(**sizes, max_position_embeddings=CONTEXT, original_max_position_embeddings=CONTEXT)
     torch.manual_seed(0)
     before = torch.get_default_dtype()
@@ -94,7 +94,7 @@ def random_model(sizes: dict[str, int], device: torch.device) -> Phi3ForCausalLM
 
 
 def plain(model: Phi3ForCausalLM, name: str, tokens: int, weights: int, token_bytes: int) -> Result:
-    """`generate` for one prompt, without what the prompt takes."""
+    """Measure decoding with `generate` for one prompt."""
     row = torch.randint(model.config.vocab_size, (1, PROMPT), device=model.device)
 
     def generate(new: int) -> None:
@@ -113,7 +113,7 @@ def plain(model: Phi3ForCausalLM, name: str, tokens: int, weights: int, token_by
 def batched(
     lane: BatchedLane, vocabulary: int, name: str, clients: int, tokens: int, weights: int, token_bytes: int
 ) -> Result:
-    """The engine for so many prompts at once."""
+    """Measure decoding with the engine for `clients` concurrent prompts."""
     generator = torch.Generator().manual_seed(clients)
     kwargs = GenerateKwargs(do_sample=False)
     generations = []
@@ -136,21 +136,21 @@ def batched(
 
 
 def measure(name: str, model: Phi3ForCausalLM, clients: list[int], tokens: int) -> tuple[list[Result], bool, str]:
-    """Results of `generate` and of the engine, whether answers are the same in any company, and where time goes."""
+    """Return results of `generate` and of the engine, whether the engine is batch-invariant, and a profile."""
     config = model.config
     divided = budget(model, CONTEXT, asked_for=False, concurrency=max(clients), share=None, max_beam_tokens=0)
     cache = kv_cache_for(model, divided.tokens)
-    # Of the embeddings a step reads a row for each token.
+    # A step reads only one row of the embeddings for each token.
     weights = sum(p.numel() * p.itemsize for p in model.parameters()) - model.model.embed_tokens.weight.nbytes
     results = [plain(model, name, tokens, weights, divided.token_bytes)]
-    say(f"{name}: {results[0]}")
+    log_progress(f"{name}: {results[0]}")
     decode = decoder(model, cache, max(clients))
     same = invariant(decode, cache, config.vocab_size, max(clients))
     lane = BatchedLane(model, decode, cache, max(clients))
     for number in clients:
         batched(lane, config.vocab_size, name, number, 4, weights, divided.token_bytes)
         results.append(batched(lane, config.vocab_size, name, number, tokens, weights, divided.token_bytes))
-        say(f"{name}: {results[-1]}")
+        log_progress(f"{name}: {results[-1]}")
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if model.device.type == "cuda" else [])
     with profile(activities=activities) as profiled:
         batched(lane, config.vocab_size, name, max(clients), 16, weights, divided.token_bytes)
@@ -158,48 +158,50 @@ def measure(name: str, model: Phi3ForCausalLM, clients: list[int], tokens: int) 
     return results, same, profiled.key_averages().table(sort_by=order, row_limit=PROFILED, max_name_column_width=60)
 
 
-def table(results: list[Result], most: float) -> str:
-    """Return the results in Markdown, `most` being the bandwidth in bytes per second."""
+def results_table(results: list[Result], bandwidth: float) -> str:
+    """Return the results in Markdown; `bandwidth` is in bytes per second."""
     lines = [
-        "| dimensions | | clients | tokens/s | ms a step | GB a step | of what memory allows |",
+        "| dimensions | implementation | clients | tokens/s | ms per step | GB read per step | of memory bandwidth |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
     for one in results:
-        share = one.bytes / most / one.step
+        fraction = one.bytes / bandwidth / one.step
         lines.append(
             f"| {one.model} | {one.name} | {one.clients} | {one.speed:,.1f} | {1000 * one.step:.2f} "
-            f"| {one.bytes / 1e9:.2f} | {share:.0%} |"
+            f"| {one.bytes / 1e9:.2f} | {fraction:.0%} |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure, and write it down."""
+    """Measure each model, and write the results."""
     parser = argparse.ArgumentParser("scripts/bench gpu", description=__doc__)
-    parser.add_argument("--models", nargs="+", choices=SIZES, default=list(SIZES), help="whose dimensions")
-    parser.add_argument("--tokens", type=int, default=256, help="tokens of each answer (default 256)")
+    parser.add_argument(
+        "--models", nargs="+", choices=SIZES, default=list(SIZES), help="models whose dimensions to use"
+    )
+    parser.add_argument("--tokens", type=int, default=256, help="tokens of each response (default 256)")
     flags = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("scripts/bench gpu: there is no GPU here")
+        sys.exit("scripts/bench gpu: no CUDA GPU is available on this machine")
     device = torch.device("cuda")
-    where = about("gpu")
-    most = bandwidth(device)
-    say(f"{most / 1e9:,.0f} GB/s")
+    description = describe_run("gpu")
+    peak = measure_bandwidth(device)
+    log_progress(f"{peak / 1e9:,.0f} GB/s")
     results, notes = [], []
     for name in flags.models:
         model = random_model(SIZES[name], device)
         found, same, profiled = measure(name, model, [1, GPU_CONCURRENCY], flags.tokens)
         results += found
-        notes.append(f"{name}: answers are {'' if same else 'not '}the same bits in any company.")
+        notes.append(f"{name}: {'' if same else 'not '}batch-invariant.")
         print(profiled)
         del model
         torch.cuda.empty_cache()
     text = (
-        f"{torch.cuda.get_device_name(device)}, {most / 1e9:,.0f} GB/s by copying; prompts of {PROMPT} tokens, answers "
-        f"of {flags.tokens}, random weights in bfloat16."
+        f"{torch.cuda.get_device_name(device)}, {peak / 1e9:,.0f} GB/s measured by copying. Prompts of "
+        f"{PROMPT} tokens, responses of {flags.tokens} tokens, random weights in bfloat16."
     )
-    put("gpu", f"{where}\n\n{text}\n\n{table(results, most)}\n\n" + " ".join(notes))
-    print(table(results, most))
+    write_section("gpu", f"{description}\n\n{text}\n\n{results_table(results, peak)}\n\n" + " ".join(notes))
+    print(results_table(results, peak))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ import numpy
 import psutil
 
 from benchmarks import images_release
-from benchmarks.machine import about
-from benchmarks.page import put
+from benchmarks.machine import describe_run
+from benchmarks.page import write_section
 from checkpoints.catalogue import get_model
 from images.oci.reference import parse_reference
 from images.oci.store import get_image_manifest
@@ -53,13 +53,13 @@ def main() -> None:
     parser.add_argument("--shard-mb", type=int, default=512, help="size of a shard in MB (%(default)s)")
     parser.add_argument("--runs", type=int, default=2, help="runs of each tool; the fastest counts (%(default)s)")
     options = parser.parse_args()
-    machine = about("images", packages=("httpx", "huggingface-hub"))
+    description = describe_run("images", packages=("httpx", "huggingface-hub"))
     subprocess.run([ROOT / "scripts/packages", "buildah", "docker-registry"], check=True)
     subprocess.run([ROOT / "scripts/tools", "oras"], check=True)
     with tempfile.TemporaryDirectory(prefix="phi3-bench-") as directory:
         results, pulls = measure(Path(directory), options.shards, options.shard_mb * 1_000_000, options.runs)
     about_nodes = images_release.table(pulls)
-    put("images", f"{machine}\n\n{table(results, options.shards, options.shard_mb)}\n\n{about_nodes}")
+    write_section("images", f"{description}\n\n{table(results, options.shards, options.shard_mb)}\n\n{about_nodes}")
 
 
 def measure(directory: Path, shards: int, size: int, runs: int) -> tuple[list[Result], list[images_release.Pull]]:

@@ -1,4 +1,4 @@
-"""A load of questions for a server, and what became of it."""
+"""Load a server with questions, and collect the measurements."""
 
 import threading
 import time
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import httpx
 
-from benchmarks.peers import Answer, Peer, Server
+from benchmarks.peers import Peer, Server, Timing
 
-ANSWER_SECONDS = 3600
+TIMEOUT_SECONDS = 3600
 SAMPLE_SECONDS = 0.5
 
 QUESTIONS = (
@@ -50,38 +50,38 @@ PROMPTS = [f"<|user|>\n{question}<|end|>\n<|assistant|>\n" for question in QUEST
 
 @dataclass(frozen=True)
 class Load:
-    """The answers to a load, the seconds from its begin to its last answer, and the server's peak memory in bytes."""
+    """The responses to a load, the seconds until the last of them, and the server's peak memory in bytes."""
 
-    answers: list[Answer]
+    timings: list[Timing]
     errors: list[str]
     seconds: float
     memory: int
 
     @property
     def speed(self) -> float:
-        """Tokens per second, over all clients."""
-        return sum(answer.num_tokens for answer in self.answers) / self.seconds
+        """Tokens per second of all clients together."""
+        return sum(timing.num_tokens for timing in self.timings) / self.seconds
 
 
-def load(peer: Peer, server: Server, clients: int, requests: int, tokens: int) -> Load:
-    """Let each of `clients` send `requests`, one after another, for answers of exactly `tokens` tokens."""
-    answers: list[Answer] = []
+def run_load(peer: Peer, server: Server, clients: int, requests: int, tokens: int) -> Load:
+    """Run clients that each send `requests` one after another, for responses of exactly `tokens` tokens."""
+    timings: list[Timing] = []
     errors: list[str] = []
-    http = httpx.Client(timeout=ANSWER_SECONDS, trust_env=False)
+    http = httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False)
 
     def client(number: int) -> None:
         for turn in range(requests):
             prompt = PROMPTS[(turn * clients + number) % len(PROMPTS)]
             try:
-                answer = peer.ask(server, http, prompt, tokens)
-                if answer.num_tokens == tokens:
-                    answers.append(answer)
+                timing = peer.complete(server, http, prompt, tokens)
+                if timing.num_tokens == tokens:
+                    timings.append(timing)
                 else:
-                    errors.append(f"{answer.num_tokens} tokens instead of {tokens}")
+                    errors.append(f"{timing.num_tokens} tokens instead of {tokens}")
             except (httpx.HTTPError, OSError, ValueError, LookupError) as error:
                 errors.append(f"{type(error).__name__}: {error}")
 
-    # Daemons, since on Ctrl-C nobody waits for their answers.
+    # Daemons, so that Ctrl-C does not wait for their responses.
     threads = [threading.Thread(target=client, args=[number], daemon=True) for number in range(clients)]
     begin = time.monotonic()
     memory = 0
@@ -94,4 +94,4 @@ def load(peer: Peer, server: Server, clients: int, requests: int, tokens: int) -
     seconds = time.monotonic() - begin
     http.close()
     server.check()
-    return Load(answers, errors, seconds, memory)
+    return Load(timings, errors, seconds, memory)

@@ -1,4 +1,4 @@
-"""What a benchmark runs on."""
+"""The machine that a benchmark runs on, and the model that it serves."""
 
 import datetime
 import importlib.metadata
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import psutil
 
+# The checkpoint that the benchmarks serve.
 MODEL = Path(__file__).resolve().parents[1] / ".models/demo"
-"""The weights that are served."""
 
 
-def about(name: str, packages: Sequence[str] = ("torch", "transformers")) -> str:
-    """Say what the benchmark `name`, which is about to begin, runs on, when, with what, and by which command."""
+def describe_run(name: str, packages: Sequence[str] = ("torch", "transformers")) -> str:
+    """Return the machine, date, package versions and command line of the benchmark `name`, before it begins."""
     found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     processor = found[1] if found else platform.machine()
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
@@ -25,6 +25,6 @@ def about(name: str, packages: Sequence[str] = ("torch", "transformers")) -> str
     command = shlex.join([*threads, "scripts/bench", name, *sys.argv[1:]])
     return (
         f"{processor}, {len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 1e9:.0f} GB of memory; "
-        f"{datetime.datetime.now(datetime.UTC).date()}, load before it {os.getloadavg()[0]:.1f}; "
-        f"Python {platform.python_version()}, {versions}. By `{command}`."
+        f"{datetime.datetime.now(datetime.UTC).date()}, load average {os.getloadavg()[0]:.1f} at the start; "
+        f"Python {platform.python_version()}, {versions}. Command: `{command}`."
     )

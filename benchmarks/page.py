@@ -1,4 +1,4 @@
-"""The page that benchmarks write their results into."""
+"""docs/benchmarks.md, which holds a section for each benchmark."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 PAGE = Path(__file__).resolve().parents[1] / "docs/benchmarks.md"
 INTRODUCTION = """# Benchmarks
 
-What this server is measured at, and against which others on the same machine and the same weights. `scripts/bench` runs
-the benchmarks and writes the results here.
+Measurements of this server, and of others on the same machine with the same weights. `scripts/bench NAME` runs a
+benchmark and writes its section.
 """
 
 
-def put(name: str, section: str) -> None:
-    """Put `section` between the markers of the benchmark `name`, into a page that is made where it is missing."""
+def write_section(name: str, section: str) -> None:
+    """Write the section of the benchmark `name`, and the page if it does not exist."""
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
     page = PAGE.read_text() if PAGE.exists() else INTRODUCTION
     if begin not in page:
@@ -21,6 +21,8 @@ def put(name: str, section: str) -> None:
     PAGE.write_text(f"{before}{begin}{section}\n{end}{rest.split(end)[1]}")
 
 
-def table(rows: Mapping[str, str]) -> str:
-    """Return a table of values by what they are."""
-    return "\n".join(["| what | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+def measurements_table(rows: Mapping[str, str]) -> str:
+    """Return a Markdown table of values, keyed by their names."""
+    return "\n".join(
+        ["| measurement | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    )

@@ -1,4 +1,4 @@
-"""Servers to measure side by side: how each is started on the same weights, and how it is asked."""
+"""The servers that scripts/bench serving compares: how each starts, and how it gets a request."""
 
 import json
 import os
@@ -26,20 +26,20 @@ STOP_SECONDS = 10
 
 
 class PeerError(Exception):
-    """A server did not start, or ended by itself; the text says why."""
+    """A server did not start, or exited; the message gives the reason."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What was measured of one answer, in seconds; None where the server does not tell."""
+class Timing:
+    """Measurements of one response: seconds to its first token and per further token, None if unknown."""
 
-    tokens: int
+    num_tokens: int
     first: float | None
     per_token: float | None
 
 
 class Server:
-    """A started server: its process, which leads a process group, and the end of its log."""
+    """A started server: its process, which leads a process group, and the last lines of its log."""
 
     def __init__(self, command: list[str | Path]) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
@@ -59,7 +59,7 @@ class Server:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        assert self.process.stderr  # noqa: S101 - it is a pipe
+        assert self.process.stderr  # noqa: S101 - stdin, stdout and stderr are pipes
         for line in self.process.stderr:
             if line.strip():
                 self._log.append(line.strip())
@@ -69,37 +69,37 @@ class Server:
         self._listening.set()
 
     def wait_until_ready(self) -> None:
-        """Return once it listens and its model is loaded.
+        """Wait until the server listens and has loaded its model.
 
         Raises:
-            PeerError: it ended, or took more than START_SECONDS.
+            PeerError: the server exited, or took more than START_SECONDS.
         """
         end = time.monotonic() + START_SECONDS
         self._listening.wait(START_SECONDS)
         while not self._ready():
             self.check()
             if time.monotonic() > end:
-                raise PeerError(f"not ready after {START_SECONDS} s: {self._last_words()}")
+                raise PeerError(f"not ready after {START_SECONDS} s: {self._last_log_line()}")
             time.sleep(0.1)
 
     def _ready(self) -> bool:
         if not self.url.startswith("http"):
             return bool(self.url)
         with suppress(httpx.TransportError):
-            # Those that have no such route answer 404, and have loaded their model before they listened.
+            # Servers without this route return 404; they load their model before they listen.
             return httpx.get(f"{self.url}/readyz", trust_env=False).status_code in (200, 404)
         return False
 
     def check(self) -> None:
-        """Raise PeerError where it has ended."""
+        """Raise PeerError if the server has exited."""
         if self.process.poll() is not None:
-            raise PeerError(f"ended with status {self.process.returncode}: {self._last_words()}")
+            raise PeerError(f"exited with status {self.process.returncode}: {self._last_log_line()}")
 
-    def _last_words(self) -> str:
-        return self._log[-1] if self._log else "it said nothing"
+    def _last_log_line(self) -> str:
+        return self._log[-1] if self._log else "its log is empty"
 
     def memory(self) -> int:
-        """Return the resident memory of its processes in bytes."""
+        """Return the resident memory of the server's processes, in bytes."""
         total = 0
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.process.pid)
@@ -109,7 +109,7 @@ class Server:
         return total
 
     def stop(self) -> None:
-        """End it and all that it started."""
+        """Stop the server and all its processes."""
         try:
             with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(self.process.pid, signal.SIGTERM)
@@ -122,7 +122,7 @@ class Server:
 
 @contextmanager
 def running(command: list[str | Path]) -> Iterator[Server]:
-    """Yield a server that is ready, stopped at the end; raises PeerError where it does not get ready."""
+    """Yield a server that is ready, and stop it at the end; raises PeerError if it does not become ready."""
     server = Server(command)
     try:
         server.wait_until_ready()
@@ -131,56 +131,56 @@ def running(command: list[str | Path]) -> Iterator[Server]:
         server.stop()
 
 
-def ask_phi3(server: Server, http: httpx.Client, prompt: str, tokens: int) -> Answer:
-    """Ask this server."""
-    fixed = {"do_sample": False, "min_new_tokens": tokens, "max_new_tokens": tokens, "return_dict_in_generate": True}
-    body = {"prompt": prompt, "return_full_text": False, "generate_kwargs": fixed}
+def complete_with_phi3(server: Server, http: httpx.Client, prompt: str, tokens: int) -> Timing:
+    """Send a request to this server."""
+    kwargs = {"do_sample": False, "min_new_tokens": tokens, "max_new_tokens": tokens, "return_dict_in_generate": True}
+    body = {"prompt": prompt, "return_full_text": False, "generate_kwargs": kwargs}
     begin = time.monotonic()
     headers = {"Accept": "text/event-stream"}
     with http.stream("POST", f"{server.url}/chat", json=body, headers=headers) as response:
         first, last = _first_and_last(response, begin, lambda event: bool(event.get("text")))
-    return _answer(last["Details"][0]["completion_tokens"], first, time.monotonic() - begin)
+    return _timing(last["Details"][0]["completion_tokens"], first, time.monotonic() - begin)
 
 
-def ask_generate(server: Server, http: httpx.Client, prompt: str, tokens: int) -> Answer:
-    """Ask serial_server.py."""
+def complete_with_generate(server: Server, http: httpx.Client, prompt: str, tokens: int) -> Timing:
+    """Send a request to serial_server.py."""
     begin = time.monotonic()
     reply = http.post(server.url, json={"prompt": prompt, "tokens": tokens}).raise_for_status().text
-    return _told(reply, time.monotonic() - begin)
+    return _serial_timing(reply, time.monotonic() - begin)
 
 
-def ask_lines(server: Server, _: httpx.Client, prompt: str, tokens: int) -> Answer:
-    """Ask serial_server.py --lines."""
-    assert server.process.stdin  # noqa: S101 - it is a pipe
-    assert server.process.stdout  # noqa: S101 - it is a pipe
+def complete_with_lines(server: Server, _: httpx.Client, prompt: str, tokens: int) -> Timing:
+    """Send a request to serial_server.py --lines."""
+    assert server.process.stdin  # noqa: S101 - stdin, stdout and stderr are pipes
+    assert server.process.stdout  # noqa: S101 - stdin, stdout and stderr are pipes
     begin = time.monotonic()
     server.process.stdin.write(json.dumps({"prompt": prompt, "tokens": tokens}) + "\n")
     server.process.stdin.flush()
-    return _told(server.process.stdout.readline(), time.monotonic() - begin)
+    return _serial_timing(server.process.stdout.readline(), time.monotonic() - begin)
 
 
-def _told(reply: str, seconds: float) -> Answer:
-    """Return what serial_server.py tells in an answer that took a time as a whole."""
-    answer = json.loads(reply)
-    tokens, first = answer["tokens"], answer["first_token_seconds"]
-    return _answer(tokens, first, seconds)
+def _serial_timing(reply: str, seconds: float) -> Timing:
+    """Return the timing of a response of serial_server.py, which measures the first token itself."""
+    response = json.loads(reply)
+    tokens, first = response["tokens"], response["first_token_seconds"]
+    return _timing(tokens, first, seconds)
 
 
-def ask_transformers(server: Server, http: httpx.Client, prompt: str, tokens: int) -> Answer:
-    """Ask `transformers serve`."""
-    # No token has the id -1, so that none ends an answer.
-    fixed = json.dumps({"do_sample": False, "max_new_tokens": tokens, "eos_token_id": -1})
-    body = {"model": str(MODEL), "prompt": prompt, "stream": True, "generation_config": fixed}
+def complete_with_transformers(server: Server, http: httpx.Client, prompt: str, tokens: int) -> Timing:
+    """Send a request to `transformers serve`."""
+    # No token has the ID -1, so none ends the response early.
+    config = json.dumps({"do_sample": False, "max_new_tokens": tokens, "eos_token_id": -1})
+    body = {"model": str(MODEL), "prompt": prompt, "stream": True, "generation_config": config}
     begin = time.monotonic()
     with http.stream("POST", f"{server.url}/v1/completions", json=body) as response:
         first, last = _first_and_last(response, begin, lambda event: bool(event["choices"][0]["text"]))
-    return _answer(last.get("usage", {}).get("completion_tokens", 0), first, time.monotonic() - begin)
+    return _timing(last.get("usage", {}).get("completion_tokens", 0), first, time.monotonic() - begin)
 
 
 def _first_and_last(
     response: httpx.Response, begin: float, is_text: Callable[[dict[str, Any]], bool]
 ) -> tuple[float | None, dict[str, Any]]:
-    """Read events: seconds from `begin` to the first with text, and the last one; raises ValueError for an error."""
+    """Return the seconds from `begin` to the first event with text, and the last event; raises ValueError on errors."""
     response.raise_for_status()
     first: float | None = None
     event: dict[str, Any] = {}
@@ -195,33 +195,33 @@ def _first_and_last(
     return first, event
 
 
-def _answer(tokens: int, first: float | None, seconds: float) -> Answer:
-    """What is known of an answer that took `seconds`, and `first` to its first token."""
+def _timing(tokens: int, first: float | None, seconds: float) -> Timing:
+    """Return the timing of a response that took `seconds`, of which `first` for its first token."""
     rest = None if first is None or tokens < 2 else (seconds - first) / (tokens - 1)
-    return Answer(tokens, first, rest)
+    return Timing(tokens, first, rest)
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A server to measure: its command for a dtype, and how it is asked for an answer of some tokens."""
+    """A server to measure: its command line for a dtype, and the function that sends it a request."""
 
     command: Callable[[str], list[str | Path]]
-    ask: Callable[[Server, httpx.Client, str, int], Answer]
-    most_clients: int = sys.maxsize
+    complete: Callable[[Server, httpx.Client, str, int], Timing]
+    max_clients: int = sys.maxsize
 
 
-def serial(dtype: str, *flags: str) -> list[str | Path]:
+def serial_command(dtype: str, *flags: str) -> list[str | Path]:
     """Return the command of serial_server.py."""
     program = Path(__file__).with_name("serial_server.py")
     return [sys.executable, program, "--model", MODEL, "--dtype", dtype, *flags]
 
 
-def phi3(dtype: str) -> list[str | Path]:
+def phi3_command(dtype: str) -> list[str | Path]:
     """Return the command of this server."""
     return [sys.executable, "-m", "app", "--model", MODEL, "--port", "0", "--dtype", dtype]
 
 
-def transformers_serve(dtype: str) -> list[str | Path]:
+def transformers_command(dtype: str) -> list[str | Path]:
     """Return the command of `transformers serve`."""
     program = Path(sys.executable).with_name("transformers")
     flags = ["--continuous-batching", "--cb-max-memory-percent", "0.25", "--dtype", dtype]
@@ -229,8 +229,8 @@ def transformers_serve(dtype: str) -> list[str | Path]:
 
 
 PEERS = {
-    "generate-alone": Peer(lambda dtype: serial(dtype, "--lines"), ask_lines, most_clients=1),
-    "phi3": Peer(phi3, ask_phi3),
-    "generate": Peer(serial, ask_generate),
-    "transformers-serve": Peer(transformers_serve, ask_transformers),
+    "generate-alone": Peer(lambda dtype: serial_command(dtype, "--lines"), complete_with_lines, max_clients=1),
+    "phi3": Peer(phi3_command, complete_with_phi3),
+    "generate": Peer(serial_command, complete_with_generate),
+    "transformers-serve": Peer(transformers_command, complete_with_transformers),
 }

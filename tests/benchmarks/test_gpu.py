@@ -1,8 +1,8 @@
-"""What scripts/bench gpu measures, tried with a small model on a CPU."""
+"""The measurements of scripts/bench gpu, with a small model on a CPU."""
 
 import torch
 
-from benchmarks.gpu import bandwidth, measure, random_model, table
+from benchmarks.gpu import measure, measure_bandwidth, random_model, results_table
 
 CPU = torch.device("cpu")
 SIZES = {
@@ -16,7 +16,7 @@ SIZES = {
 }
 
 
-def test_generate_and_the_engine_are_measured_on_the_same_weights() -> None:
+def test_generate_and_the_engine_are_measured_with_the_same_weights() -> None:
     model = random_model(SIZES, CPU)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
     results, _, profiled = measure("small", model, [1, 3], 8)
@@ -26,8 +26,8 @@ def test_generate_and_the_engine_are_measured_on_the_same_weights() -> None:
     token = 2 * 2 * 2 * 8 * 2  # keys and values, layers, heads, head dim, bfloat16
     assert results[2].bytes == weights + 3 * (128 + 4) * token
     assert "aten::" in profiled
-    assert table(results, 1e9).count("| small |") == 3
+    assert results_table(results, 1e9).count("| small |") == 3
 
 
-def test_bandwidth_counts_what_is_read_and_written() -> None:
-    assert bandwidth(CPU, 2**16) > 1e6
+def test_bandwidth_counts_reads_and_writes() -> None:
+    assert measure_bandwidth(CPU, 2**16) > 1e6
