@@ -60,7 +60,9 @@ def exercised_server(demo: Path) -> Iterator[Server]:
         yield server
 
 
-def test_promtool_accepts_the_metrics_except_for_the_colon_in_vllm_names(promtool: Path, exercised_server: Server) -> None:
+def test_promtool_accepts_the_metrics_except_for_the_colon_in_vllm_names(
+    promtool: Path, exercised_server: Server
+) -> None:
     text = exercised_server.http.get("/metrics").text
     assert "vllm:e2e_request_latency_seconds_bucket" in text
     found = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)

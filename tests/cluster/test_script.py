@@ -1,4 +1,4 @@
-"""scripts/cluster on a copy of the repository, whose cluster is beside that of the other tests."""
+"""scripts/cluster on a copy of the repository, whose cluster is independent of the cluster of the other tests."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ IMAGE = "phi3.example/pause:1"
 
 
 class Copy:
-    """A copy of the repository with the built tools and no cluster."""
+    """A copy of the repository that has the built tools but no cluster."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -47,7 +47,7 @@ class Copy:
 
 
 def processes(copy: Copy) -> Iterator[str]:
-    """Return those that were started from a copy, or are in a control group of its cluster."""
+    """Yield the processes that were started from a copy, or are in a control group of its cluster."""
     group = f"/phi3-{hashlib.sha256(os.fsencode(copy.root)).hexdigest()[:6]}/".encode()
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -55,11 +55,11 @@ def processes(copy: Copy) -> Iterator[str]:
             if os.fsencode(copy.root) in started or group in (process / "cgroup").read_bytes():
                 yield f"{process.name} {(process / 'comm').read_text()}"
         except OSError:
-            continue  # it has ended
+            continue  # the process has exited
 
 
-def machine(copy: Copy) -> dict[str, set[str]]:
-    """Return what a cluster could leave behind: mounts, network, control groups, files, processes."""
+def machine_state(copy: Copy) -> dict[str, set[str]]:
+    """Return what a cluster could leave behind: mounts, network devices, control groups, files and processes."""
     links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
     named = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
     return {
@@ -72,9 +72,9 @@ def machine(copy: Copy) -> dict[str, set[str]]:
     }
 
 
-def left(copy: Copy, before: dict[str, set[str]]) -> dict[str, set[str]]:
-    """Return what is there now and was not, but for the registry's folder."""
-    after = machine(copy)
+def leftovers(copy: Copy, before: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Return what has been added since `before`, except for the directory of the registry."""
+    after = machine_state(copy)
     return {kind: found for kind in before if (found := after[kind] - before[kind] - {".images"})}
 
 
@@ -86,8 +86,8 @@ def copy(tmp_path: Path) -> Iterator[Copy]:
     made.run("down")
 
 
-def test_up_is_up_again_at_once_and_down_leaves_nothing(copy: Copy) -> None:
-    before = machine(copy)
+def test_a_second_up_does_nothing_and_down_leaves_nothing_behind(copy: Copy) -> None:
+    before = machine_state(copy)
     copy.run("up")
     assert "is already running" in copy.run("up").stderr
     nodes = copy.kubectl("get", "nodes", "--output=name").split()
@@ -96,23 +96,23 @@ def test_up_is_up_again_at_once_and_down_leaves_nothing(copy: Copy) -> None:
     copy.kubectl("wait", "--for=condition=Ready", "pod/asleep", "--timeout=60s")
     running = "\n".join(processes(copy))
     assert all(name in running for name in ("etcd", "kubelet", "containerd-shim", "busybox")), running
-    assert set(left(copy, before)) == {"links", "groups", "files", "processes"}
+    assert set(leftovers(copy, before)) == {"links", "groups", "files", "processes"}
     copy.run("down")
-    assert not left(copy, before)
+    assert not leftovers(copy, before)
     assert "no cluster was running" in copy.run("down").stderr
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2, 4, 7])
-def test_a_killed_up_leaves_nothing_that_down_does_not_find(copy: Copy, seconds: float) -> None:
-    before = machine(copy)
+def test_down_removes_everything_of_a_killed_up(copy: Copy, seconds: float) -> None:
+    before = machine_state(copy)
     with subprocess.Popen(copy.command("up"), stderr=subprocess.DEVNULL) as process:
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
     copy.run("down")
-    assert not left(copy, before)
+    assert not leftovers(copy, before)
 
 
-def test_up_after_a_killed_up_is_up(copy: Copy) -> None:
+def test_up_after_a_killed_up_starts_a_cluster(copy: Copy) -> None:
     with subprocess.Popen(copy.command("up"), stderr=subprocess.DEVNULL) as process:
         time.sleep(3)
         process.send_signal(signal.SIGKILL)
@@ -120,34 +120,34 @@ def test_up_after_a_killed_up_is_up(copy: Copy) -> None:
     assert copy.kubectl("get", "--raw", "/readyz") == "ok"
 
 
-def test_what_runs_in_it_reaches_nothing_outside(copy: Copy) -> None:
+def test_a_pod_reaches_nothing_outside_the_cluster(copy: Copy) -> None:
     copy.run("up")
-    with socket.create_server(("0.0.0.0", 0)) as listening:  # noqa: S104 - on the cluster's wire too
+    with socket.create_server(("0.0.0.0", 0)) as listening:  # noqa: S104 - the device to the cluster too
         port = listening.getsockname()[1]
-        wire = re.search(r"198\.18\.\d+\.(\d+)", (copy.root / ".cluster/kubeconfig").read_text())
-        assert wire
-        this_machine = wire[0].removesuffix(wire[1]) + str(int(wire[1]) - 1)
+        address = re.search(r"198\.18\.\d+\.(\d+)", (copy.root / ".cluster/kubeconfig").read_text())
+        assert address
+        this_machine = address[0].removesuffix(address[1]) + str(int(address[1]) - 1)
         socket.create_connection((this_machine, port), timeout=5).close()
         for target in (f"{this_machine} {port}", "1.1.1.1 443"):
-            tried = f"/busybox nc -w 3 {target} </dev/null && echo reached || echo refused"
+            attempt = f"/busybox nc -w 3 {target} </dev/null && echo reached || echo refused"
             flags = ["--rm", "--attach", "--quiet", "--restart=Never", "--image-pull-policy=Never"]
-            said = copy.kubectl(
-                "run", "tries", f"--image={IMAGE}", *flags, "--command", "--", "/busybox", "sh", "-c", tried
+            output = copy.kubectl(
+                "run", "tries", f"--image={IMAGE}", *flags, "--command", "--", "/busybox", "sh", "-c", attempt
             )
-            assert "refused" in said
-            assert "reached" not in said
+            assert "refused" in output
+            assert "reached" not in output
 
 
-def test_without_a_cluster_env_says_how_to_start_one(copy: Copy) -> None:
+def test_env_without_a_cluster_names_the_command_that_starts_one(copy: Copy) -> None:
     done = copy.run("env", check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "scripts/cluster: no cluster is running: start one with `scripts/cluster up`\n"
 
 
-def test_what_is_missing_is_named(copy: Copy) -> None:
-    before = machine(copy)
+def test_the_error_of_up_names_the_kernel_features_that_are_missing(copy: Copy) -> None:
+    before = machine_state(copy)
     hidden = f"mount -t tmpfs none /sys/fs/cgroup && exec {copy.root}/scripts/cluster up"
     done = subprocess.run(["unshare", "--mount", "sh", "-c", hidden], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 1
     assert "this machine lacks control groups in /sys/fs/cgroup\n" in done.stderr
-    assert not left(copy, before)
+    assert not leftovers(copy, before)

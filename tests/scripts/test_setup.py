@@ -1,4 +1,4 @@
-"""scripts/setup with the real venv and pip, on small packages made here."""
+"""scripts/setup with the real venv and pip, on small packages that the tests make."""
 
 import hashlib
 import json
@@ -20,14 +20,14 @@ USES = ("serve", "demo", "images", "develop", "bench")
 
 
 class Tree:
-    """A repository with nothing in it but scripts/setup and requirements."""
+    """A repository that holds scripts/setup and requirements only."""
 
-    def __init__(self, folder: Path) -> None:
-        self.root = folder / "a repository"
-        self.wheels = folder / "wheels"
+    def __init__(self, directory: Path) -> None:
+        self.root = directory / "a repository"
+        self.wheels = directory / "wheels"
 
     def start(self, *uses: str) -> subprocess.Popen[str]:
-        """Start scripts/setup, in a folder that has nothing to do with it."""
+        """Start scripts/setup from another directory."""
         pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels), "PIP_CONFIG_FILE": os.devnull}
         return subprocess.Popen(
             [self.root / "scripts/setup", *uses],
@@ -39,27 +39,27 @@ class Tree:
         )
 
     def setup(self, *uses: str) -> str:
-        """Run scripts/setup, which must succeed and leave stdout alone, and return what it said."""
+        """Run scripts/setup, which must succeed without output, and return its messages."""
         process = self.start(*uses)
-        output, said = process.communicate(timeout=120)
-        assert (process.returncode, output) == (0, ""), said
-        return said
+        output, messages = process.communicate(timeout=120)
+        assert (process.returncode, output) == (0, ""), messages
+        return messages
 
     def fail(self, *uses: str) -> str:
-        """Run scripts/setup, which must fail, and return what it said."""
+        """Run scripts/setup, which must fail, and return its messages."""
         process = self.start(*uses)
-        _, said = process.communicate(timeout=120)
-        assert process.returncode not in (0, None), said
-        return said
+        _, messages = process.communicate(timeout=120)
+        assert process.returncode not in (0, None), messages
+        return messages
 
     def installed(self, package: str) -> str:
-        """Return the version of a package that .venv imports, or "" where it has none."""
+        """Return the version of a package that .venv imports, or "" if it is not installed."""
         code = f"import {package}; print({package}.VERSION)"
         done = subprocess.run([self.root / ".venv/bin/python", "-c", code], capture_output=True, text=True)
         return done.stdout.strip()
 
     def pin(self, use: str, package: str, version: str, files: int = 0, needs: str = "") -> None:
-        """Make a package, which may need another one, and let a use ask for exactly it."""
+        """Make a package, which may require another one, and pin it as the only package of a use."""
         wheel = self.wheels / f"{package}-{version}-py3-none-any.whl"
         about = f"{package}-{version}.dist-info"
         with zipfile.ZipFile(wheel, "w") as archive:
@@ -76,7 +76,7 @@ class Tree:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """A tree that is set up to serve."""
+    """A repository with the use serve installed."""
     tree = Tree(tmp_path_factory.mktemp("made"))
     tree.wheels.mkdir()
     (tree.root / "requirements").mkdir(parents=True)
@@ -91,7 +91,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 @pytest.fixture
 def tree(made: Tree, tmp_path: Path) -> Tree:
-    """A copy of that tree, to be changed."""
+    """A copy of that repository, which a test may change."""
     copy = Tree(tmp_path)
     shutil.copytree(made.root, copy.root, symlinks=True)
     shutil.copytree(made.wheels, copy.wheels)
@@ -99,8 +99,8 @@ def tree(made: Tree, tmp_path: Path) -> Tree:
 
 
 @pytest.fixture
-def slow(tree: Tree) -> Iterator[subprocess.Popen[str]]:
-    """A run that is in the middle of installing a package of many files for images."""
+def running(tree: Tree) -> Iterator[subprocess.Popen[str]]:
+    """A run that is installing a package of many files for the use images."""
     tree.pin("images", "for_images", "2.0", files=10_000)
     process = tree.start("images")
     log = tree.root / ".venv/setup.log"
@@ -112,12 +112,12 @@ def slow(tree: Tree) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_a_run_installs_what_the_use_pins_and_nothing_else(made: Tree) -> None:
+def test_a_run_installs_only_the_packages_of_its_use(made: Tree) -> None:
     assert made.installed("for_serve") == "1.0"
     assert made.installed("for_develop") == ""
 
 
-def test_a_second_run_does_nothing_and_needs_no_packages(tree: Tree) -> None:
+def test_a_second_run_installs_nothing(tree: Tree) -> None:
     shutil.rmtree(tree.wheels)
     assert tree.setup("serve") == ""
 
@@ -129,7 +129,7 @@ def test_a_moved_repository_stays_set_up(tree: Tree) -> None:
     assert tree.installed("for_serve") == "1.0"
 
 
-def test_another_use_is_added_to_what_is_there(tree: Tree) -> None:
+def test_another_use_is_added_to_the_environment(tree: Tree) -> None:
     kept = tree.root / ".venv/kept"
     kept.touch()
     tree.setup("demo")
@@ -137,7 +137,7 @@ def test_another_use_is_added_to_what_is_there(tree: Tree) -> None:
     assert kept.exists()
 
 
-def test_develop_holds_serve_and_images(tree: Tree) -> None:
+def test_develop_includes_serve_and_images(tree: Tree) -> None:
     tree.setup("develop")
     shutil.rmtree(tree.wheels)
     assert tree.setup("serve", "images", "develop") == ""
@@ -149,7 +149,7 @@ def test_changed_pins_are_installed(tree: Tree) -> None:
     assert tree.installed("for_serve") == "1.1"
 
 
-def test_what_a_package_needs_has_the_version_that_is_pinned_though_there_is_a_newer_one(tree: Tree) -> None:
+def test_a_dependency_has_the_pinned_version_even_if_a_newer_one_exists(tree: Tree) -> None:
     tree.pin("images", "needed", "2.0")
     tree.pin("images", "needed", "1.0")
     pins = tree.root / "requirements/images.txt"
@@ -160,7 +160,7 @@ def test_what_a_package_needs_has_the_version_that_is_pinned_though_there_is_a_n
     assert (tree.installed("for_images"), tree.installed("needed")) == ("2.0", "1.0")
 
 
-def test_a_use_that_another_one_overtook_is_installed_again(tree: Tree) -> None:
+def test_a_use_whose_packages_another_use_replaced_is_installed_again(tree: Tree) -> None:
     before = (tree.root / "requirements/serve.txt").read_text()
     tree.pin("serve", "for_serve", "1.1")
     tree.pin("develop", "for_serve", "1.1")
@@ -171,66 +171,66 @@ def test_a_use_that_another_one_overtook_is_installed_again(tree: Tree) -> None:
     assert tree.installed("for_serve") == "1.0"
 
 
-def test_a_file_with_another_hash_is_refused_and_what_was_there_stays_usable(tree: Tree) -> None:
+def test_a_file_with_another_hash_is_rejected_and_the_environment_stays_usable(tree: Tree) -> None:
     (tree.root / "requirements/demo.txt").write_text(f"for_demo==1.0 --hash=sha256:{'0' * 64}\n")
     kept = tree.root / ".venv/kept"
     kept.touch()
-    said = tree.fail("demo")
-    assert "DO NOT MATCH THE HASHES" in said
-    assert "Run the same command to try again" in said
+    messages = tree.fail("demo")
+    assert "DO NOT MATCH THE HASHES" in messages
+    assert "Run the same command to try again" in messages
     assert tree.installed("for_demo") == ""
     assert tree.setup("serve") == ""
     assert kept.exists()
 
 
-def test_an_installation_that_was_cut_short_is_made_anew(tree: Tree, slow: subprocess.Popen[str]) -> None:
+def test_an_interrupted_installation_starts_over(tree: Tree, running: subprocess.Popen[str]) -> None:
     kept = tree.root / ".venv/kept"
     kept.touch()
-    slow.send_signal(signal.SIGTERM)
-    assert slow.wait(timeout=60) == 143
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(timeout=60) == 143
     assert "making it again" in tree.setup("serve", "images")
     assert (tree.installed("for_serve"), tree.installed("for_images")) == ("1.0", "2.0")
     assert not kept.exists()
 
 
-def test_an_environment_whose_making_was_cut_short_is_made_anew(tree: Tree) -> None:
+def test_an_interrupted_creation_of_the_environment_starts_over(tree: Tree) -> None:
     (tree.root / ".venv/setup.json").unlink()
     (tree.root / ".venv/setup.log").touch()
     assert "making it again" in tree.setup("serve")
     assert tree.installed("for_serve") == "1.0"
 
 
-def test_an_environment_of_another_python_is_made_anew(tree: Tree) -> None:
+def test_an_environment_of_another_python_version_is_replaced(tree: Tree) -> None:
     state = tree.root / ".venv/setup.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"python": "3.1"}))
     assert "making it again" in tree.setup("serve")
     assert tree.setup("serve") == ""
 
 
-def test_a_run_waits_for_one_that_is_at_work(tree: Tree, slow: subprocess.Popen[str]) -> None:
-    said = tree.setup("serve", "demo")
-    assert "waiting for another process" in said
-    assert "making it again" not in said
-    assert slow.wait(timeout=60) == 0
+def test_a_run_waits_for_another_run(tree: Tree, running: subprocess.Popen[str]) -> None:
+    messages = tree.setup("serve", "demo")
+    assert "waiting for another process" in messages
+    assert "making it again" not in messages
+    assert running.wait(timeout=60) == 0
     assert (tree.installed("for_images"), tree.installed("for_demo")) == ("2.0", "1.0")
 
 
-def test_a_run_waits_for_the_pip_that_a_killed_one_left_behind(tree: Tree, slow: subprocess.Popen[str]) -> None:
-    slow.kill()
-    said = tree.setup("serve")
-    assert "waiting for another process" in said
-    assert "making it again" in said
+def test_a_run_waits_for_the_pip_of_a_killed_run(tree: Tree, running: subprocess.Popen[str]) -> None:
+    running.kill()
+    messages = tree.setup("serve")
+    assert "waiting for another process" in messages
+    assert "making it again" in messages
     assert tree.installed("for_serve") == "1.0"
 
 
-def test_an_environment_made_by_something_else_is_left_alone(tree: Tree) -> None:
+def test_an_environment_of_the_user_is_not_changed(tree: Tree) -> None:
     (tree.root / ".venv/setup.json").unlink()
-    said = tree.fail("serve")
-    assert "scripts/setup did not make" in said
-    assert "move it away" in said
+    messages = tree.fail("serve")
+    assert "scripts/setup did not make" in messages
+    assert "move it away" in messages
     assert tree.installed("for_serve") == "1.0"
 
 
-def test_an_unknown_use_is_named_together_with_those_there_are(tree: Tree) -> None:
-    said = tree.fail("train")
-    assert all(use in said for use in ("train", *USES))
+def test_the_error_for_an_unknown_use_lists_the_known_uses(tree: Tree) -> None:
+    messages = tree.fail("train")
+    assert all(use in messages for use in ("train", *USES))

@@ -1,4 +1,4 @@
-"""scripts/tools with the real Go, on a small program whose source is here."""
+"""scripts/tools with the real Go, on a small program."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ func main() { fmt.Println("hello", version) }
 
 
 class Tree:
-    """A repository with nothing in it but scripts/tools and one tool, greet."""
+    """A repository that holds scripts/tools and one tool, greet, only."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -48,7 +48,7 @@ class Tree:
         (command / "main.go").write_text(HELLO)
 
     def run(self, *names: str, path: str = os.environ["PATH"]) -> subprocess.CompletedProcess[str]:
-        """Run scripts/tools without a network, in a folder that has nothing to do with it."""
+        """Run scripts/tools without a network, from another directory."""
         return subprocess.run(
             [self.root / "scripts/tools", *names],
             cwd=self.root.parent,
@@ -58,24 +58,24 @@ class Tree:
         )
 
     def greeting(self) -> str:
-        """Return what the program in .tools/bin prints."""
+        """Return the output of the program in .tools/bin."""
         return subprocess.run([self.program], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    """A tree in which nothing is built."""
+    """A repository in which nothing is built."""
     return Tree(tmp_path / "a repository")
 
 
-def test_a_tool_is_built_under_its_folder_s_name_and_knows_its_version(tree: Tree) -> None:
+def test_a_tool_is_built_under_the_name_of_its_directory_with_its_version(tree: Tree) -> None:
     done = tree.run("greet")
     assert done.returncode == 0, done.stderr
     assert "building greet v2.1.0" in done.stderr
     assert tree.greeting() == "hello v2.1.0\n"
 
 
-def test_a_second_run_does_nothing(tree: Tree) -> None:
+def test_a_second_run_builds_nothing(tree: Tree) -> None:
     tree.run("greet")
     built = tree.program.stat()
     done = tree.run("greet")
@@ -99,12 +99,12 @@ def test_changed_pins_are_built(tree: Tree) -> None:
     assert tree.greeting() == "hello v2.2.0\n"
 
 
-def test_the_pinned_version_on_path_is_used_and_no_other(tree: Tree, tmp_path: Path) -> None:
+def test_a_program_on_path_is_used_only_at_the_pinned_version(tree: Tree, tmp_path: Path) -> None:
     tree.run("greet")
-    folder = tmp_path / "installed"
-    folder.mkdir()
-    installed = tree.program.rename(folder / "greet")
-    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    directory = tmp_path / "installed"
+    directory.mkdir()
+    installed = tree.program.rename(directory / "greet")
+    path = f"{directory}{os.pathsep}{os.environ['PATH']}"
     assert f"greet v2.1.0 is {installed}" in tree.run("greet", path=path).stderr
     assert tree.program.readlink() == installed
     assert tree.run("greet", path=path).stderr == ""
@@ -115,7 +115,7 @@ def test_the_pinned_version_on_path_is_used_and_no_other(tree: Tree, tmp_path: P
     assert tree.greeting() == "hello v2.2.0\n"
 
 
-def test_a_build_that_fails_says_so_and_is_tried_again(tree: Tree) -> None:
+def test_a_failed_build_exits_with_an_error_and_is_tried_again(tree: Tree) -> None:
     tree.run("greet")
     (tree.tool / "greet/cmd/hello/main.go").write_text("package main\n\nfunc main() { nothing() }\n")
     (tree.tool / "go.mod").write_text(GO_MOD.replace("v2.1.0", "v2.2.0"))
@@ -126,30 +126,30 @@ def test_a_build_that_fails_says_so_and_is_tried_again(tree: Tree) -> None:
     assert tree.run("greet").returncode == 1
 
 
-def test_a_module_that_go_sum_lacks_is_refused(tree: Tree) -> None:
+def test_a_module_that_go_sum_lacks_is_rejected(tree: Tree) -> None:
     (tree.tool / "go.mod").write_text(GO_MOD.replace("replace example.com/greet/v2 => ./greet\n", ""))
     done = tree.run("greet")
     assert done.returncode == 1
     assert not tree.program.exists()
 
 
-def test_a_machine_without_go_is_told_what_to_do(tree: Tree, tmp_path: Path) -> None:
-    folder = tmp_path / "path"
-    folder.mkdir()
+def test_the_error_without_go_names_the_remedies(tree: Tree, tmp_path: Path) -> None:
+    directory = tmp_path / "path"
+    directory.mkdir()
     for name, program in {"dirname": shutil.which("dirname"), "python3": os.path.realpath(sys.executable)}.items():
-        (folder / name).symlink_to(str(program))
-    done = tree.run("greet", path=str(folder))
+        (directory / name).symlink_to(str(program))
+    done = tree.run("greet", path=str(directory))
     assert done.returncode == 1
     assert "building greet needs Go: install Go, or put greet v2.1.0 on PATH" in done.stderr
 
 
-def test_an_unknown_tool_is_named_together_with_those_there_are(tree: Tree) -> None:
+def test_the_error_for_an_unknown_tool_lists_the_known_tools(tree: Tree) -> None:
     done = tree.run("hammer")
     assert done.returncode == 2
     assert "unknown tool hammer: choose from greet" in done.stderr
 
 
-@pytest.mark.parametrize("folder", sorted((ROOT / "tools/go").iterdir()), ids=lambda folder: folder.name)
-def test_every_tool_of_the_repository_is_pinned(folder: Path) -> None:
-    assert "\ntool " in (folder / "go.mod").read_text()
-    assert "/go.mod h1:" in (folder / "go.sum").read_text()
+@pytest.mark.parametrize("directory", sorted((ROOT / "tools/go").iterdir()), ids=lambda directory: directory.name)
+def test_every_tool_of_the_repository_is_pinned(directory: Path) -> None:
+    assert "\ntool " in (directory / "go.mod").read_text()
+    assert "/go.mod h1:" in (directory / "go.sum").read_text()

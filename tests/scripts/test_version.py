@@ -1,4 +1,4 @@
-"""The one version, on a copy of the files that have it."""
+"""scripts/version, on a copy of the files that hold the version."""
 
 import os
 import re
@@ -26,16 +26,16 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def version(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(folder / "scripts/version"), *arguments]
+def version(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(directory / "scripts/version"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env={"PATH": os.environ["PATH"]}, check=False)
 
 
-def test_it_is_the_same_everywhere() -> None:
+def test_all_files_have_the_same_version() -> None:
     assert version(ROOT).stdout == f"{VERSION}\n"
 
 
-def test_a_new_version_is_written_everywhere_and_says_what_changed(copy: Path) -> None:
+def test_a_new_version_is_written_to_all_files_with_its_changes(copy: Path) -> None:
     assert version(copy, "9.8.7-rc.1").stdout == "9.8.7-rc.1\n"
     for path in copy.rglob("*"):
         if path.is_file() and path.suffix in (".py", ".toml", ".yaml"):
@@ -50,7 +50,7 @@ def test_a_new_version_is_written_everywhere_and_says_what_changed(copy: Path) -
         {"kind": "fixed", "description": "Another."},
     ]
     assert version(copy, "--tag", "v9.8.7-rc.1").returncode == 0
-    # What has no changes says none, and keeps those of older versions.
+    # A version without changes has no annotation, and the changelog keeps the older versions.
     assert version(copy, "9.8.8").returncode == 0
     assert "artifacthub.io/changes" not in (copy / "charts/phi3/Chart.yaml").read_text()
     assert "## [9.8.7-rc.1]" in (copy / "CHANGELOG.md").read_text()
@@ -64,13 +64,15 @@ def test_a_new_version_is_written_everywhere_and_says_what_changed(copy: Path) -
         (("1.2",), "'1.2' is not a semantic version"),
     ],
 )
-def test_what_cannot_be_released_is_refused(copy: Path, arguments: tuple[str, ...], problem: str) -> None:
+def test_a_tag_or_version_that_cannot_be_released_is_rejected(
+    copy: Path, arguments: tuple[str, ...], problem: str
+) -> None:
     done = version(copy, *arguments)
     assert done.returncode != 0
     assert problem in done.stderr
 
 
-def test_files_that_disagree_are_named(copy: Path) -> None:
+def test_the_error_for_different_versions_names_the_files(copy: Path) -> None:
     chart = copy / "charts/phi3/Chart.yaml"
     chart.write_text(chart.read_text().replace(f"appVersion: {VERSION}", "appVersion: 3.2.1"))
     stderr = version(copy).stderr
@@ -78,6 +80,6 @@ def test_files_that_disagree_are_named(copy: Path) -> None:
     assert "charts/phi3/Chart.yaml has 3.2.1" in stderr
 
 
-def test_a_kind_of_change_that_nobody_knows_is_named(copy: Path) -> None:
+def test_the_error_for_an_unknown_kind_of_change_lists_the_known_kinds(copy: Path) -> None:
     (copy / "CHANGELOG.md").write_text("## [Unreleased]\n\n### Improved\n\n- A thing.\n")
     assert "an unknown kind of change, Improved: use one of added, changed" in version(copy, "9.9.9").stderr

@@ -1,6 +1,5 @@
 """The interpreter check of the verbs that are written in Python."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,11 +44,3 @@ def test_an_old_python_without_a_newer_one_exits_with_the_version_that_is_requir
     done = run_as_old_python(path)
     assert done.returncode == 1
     assert done.stderr.startswith("Python 3.11 or newer is required, but python3 is ")
-
-
-@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").iterdir()))
-def test_every_script_prints_its_usage_from_any_directory(tmp_path: Path, script: str) -> None:
-    relative = os.path.relpath(ROOT / "scripts" / script, tmp_path)
-    done = subprocess.run([relative, "-h"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"usage: scripts/{script}")
-    assert not done.stdout.rstrip().endswith("set -eu")
