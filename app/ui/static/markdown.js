@@ -1,7 +1,9 @@
 // Renders Markdown while it is still being written. HTML in it is shown as text, and what is rendered is sanitized.
 
 import { Marked } from "./vendor/marked.js";
-import DOMPurify from "./vendor/purify.js";
+import "./vendor/purify.js"; // the minified build is a script that sets a global
+
+const { DOMPurify } = globalThis;
 
 const SAFE = {
   ALLOWED_TAGS: [

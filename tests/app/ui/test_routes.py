@@ -100,7 +100,7 @@ def test_every_file_that_is_referred_to_is_there_and_no_other(client: FlaskClien
         if name.endswith(".html"):
             referred |= set(re.findall(r'(?:href|src)="page/([^"]+)"', text))
         elif name.endswith(".js"):
-            referred |= set(re.findall(r'from "\./([^"]+)"', text))
+            referred |= set(re.findall(r'(?:from|import) "\./([^"]+)"', text))
     noted = {f"vendor/{name}" for each in VENDORED for name in (each["file"], each["licence_file"])}
     assert referred | noted == set(FILES) - {"index.html", "vendor/vendor.json"}
     assert all(client.get(f"/page/{name}").status_code == 200 for name in referred)
