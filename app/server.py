@@ -4,16 +4,16 @@ import contextlib
 import os
 import socket
 import struct
-import time
 from typing import Any
 
 from flask import Flask
 from gunicorn import glogging, util
 from gunicorn.app.base import BaseApplication
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
+from gunicorn.workers.gthread import ThreadWorker
 
 from app import logs
 from app.api.auth import Keys
+from app.compat.gunicorn import close_idle_connections
 from app.engine.config import GPU_CONCURRENCY
 from app.factory import create_app
 from app.metrics import Metrics
@@ -62,8 +62,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """On SIGTERM go on listening, so that new requests are told to go elsewhere, until those let in have ended."""
         stop = super().handle_exit
         # So that clients with open connections find another server.
-        self.cfg.set("keepalive", 0)
-        self._cap_keepalive(time.monotonic() + STOP_KEEPALIVE_LINGER)
+        close_idle_connections(self)
         self.runtime.drain(lambda: stop(sig, frame))
 
 
