@@ -1,13 +1,13 @@
-// Talks to this server's own OpenAI API.
+// Client of OpenAI's API of this server.
 
 import * as store from "./store.js";
 
 const DEFAULT_WAIT_SECONDS = 5;
 
 /**
- * What went wrong, in words.
- * kind: "key" (an API key is wanted), "wait" (worth trying again by itself), "refused" (what was asked for is wrong), or
- * "failed".
+ * An error with a message for the user.
+ * kind: "key" (a valid API key is required), "wait" (a retry can succeed), "refused" (the request is invalid) or "failed".
+ * seconds: time to wait before a retry.
  */
 export class ApiError extends Error {
   constructor(kind, message, seconds = DEFAULT_WAIT_SECONDS) {
@@ -17,34 +17,35 @@ export class ApiError extends Error {
   }
 }
 
-/** The served model: {id, max_model_len}. Waits until the server is there. */
+/** Returns the served model, {id, max_model_len}. Retries until the server is ready. */
 export async function model(signal, onWait) {
-  const response = await patiently(() => request("v1/models", { signal }), signal, onWait);
+  const response = await withRetry(() => request("v1/models", { signal }), signal, onWait);
   return (await response.json()).data[0];
 }
 
 /**
- * Asks for an answer to `messages`, and gives its text to `onText` piece by piece.
- * Returns {reason, usage}; throws ApiError, or an AbortError after `signal`.
+ * Requests a completion of `messages` and passes its text to `onText` in deltas.
+ * Returns {reason, usage}. Throws ApiError, or an AbortError after `signal`.
  */
 export async function complete(messages, settings, signal, onWait, onText) {
   const body = { messages, stream: true, stream_options: { include_usage: true }, ...settings };
   const options = { method: "POST", body: JSON.stringify(body), signal };
-  const response = await patiently(() => request("v1/chat/completions", options), signal, onWait);
-  const answer = { reason: null, usage: null };
+  const response = await withRetry(() => request("v1/chat/completions", options), signal, onWait);
+  const result = { reason: null, usage: null };
   for await (const { event, data } of events(response.body, signal)) {
-    if (data === "[DONE]") return answer;
+    if (data === "[DONE]") return result;
     const chunk = JSON.parse(data);
     if (event === "error") throw new ApiError("failed", chunk.error.message);
     const choice = chunk.choices[0];
     if (choice?.delta.content) onText(choice.delta.content);
-    answer.reason = choice?.finish_reason ?? answer.reason;
-    answer.usage = chunk.usage ?? answer.usage;
+    result.reason = choice?.finish_reason ?? result.reason;
+    result.usage = chunk.usage ?? result.usage;
   }
-  throw lost();
+  throw connectionLost();
 }
 
-const lost = () => new ApiError("failed", "The connection to the server was lost before the answer was complete.");
+const connectionLost = () =>
+  new ApiError("failed", "The connection to the server was lost before the response was complete.");
 
 async function request(path, options) {
   const key = store.key();
@@ -57,28 +58,28 @@ async function request(path, options) {
     throw new ApiError("wait", "The server cannot be reached. It may be restarting, or your network is down.");
   }
   if (response.ok) return response;
-  const told = await words(response);
+  const message = await errorMessage(response);
   const seconds = Number.parseInt(response.headers.get("Retry-After"), 10) || DEFAULT_WAIT_SECONDS;
   switch (response.status) {
     case 401:
     case 403:
-      throw new ApiError("key", key ? "The server does not take this API key." : "This server wants an API key.");
+      throw new ApiError("key", key ? "The server rejected this API key." : "This server requires an API key.");
     case 429:
-      throw new ApiError("wait", told ?? "The server is busy.", seconds);
+      throw new ApiError("wait", message ?? "The server is busy.", seconds);
     case 502:
     case 503:
     case 504:
-      throw new ApiError("wait", told ?? "The server is not ready.", seconds);
+      throw new ApiError("wait", message ?? "The server is not ready.", seconds);
     default:
       throw new ApiError(
         response.status < 500 ? "refused" : "failed",
-        told ?? `The server answered with status ${response.status}.`,
+        message ?? `The server responded with status ${response.status}.`,
       );
   }
 }
 
-/** What the server says about an error; nothing where a proxy answered in its place. */
-async function words(response) {
+/** Returns the message of an error response, or null if the response comes from a proxy. */
+async function errorMessage(response) {
   try {
     return (await response.json()).error.message;
   } catch {
@@ -86,8 +87,8 @@ async function words(response) {
   }
 }
 
-/** Calls `call` until the server takes it, after the time that it asks for. */
-async function patiently(call, signal, onWait) {
+/** Repeats `call` until the server accepts it, each time after the delay that the server requests. */
+async function withRetry(call, signal, onWait) {
   for (;;) {
     try {
       return await call();
@@ -113,19 +114,19 @@ function pause(milliseconds, signal) {
   });
 }
 
-/** The server-sent events of a body; comments are left out. */
+/** Yields the server-sent events of a body without comments. */
 async function* events(body, signal) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    let piece;
+    let chunk;
     try {
-      piece = await reader.read();
+      chunk = await reader.read();
     } catch (error) {
-      throw signal.aborted ? error : lost();
+      throw signal.aborted ? error : connectionLost();
     }
-    if (piece.done) return;
-    const blocks = (rest + piece.value).split("\n\n");
+    if (chunk.done) return;
+    const blocks = (rest + chunk.value).split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
       const event = { event: "message", data: "" };

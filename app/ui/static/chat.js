@@ -1,4 +1,4 @@
-// The chat: what is said, who is asked, and what the buttons do.
+// The chat: conversations, requests to the model, and the controls of the page.
 
 import * as api from "./api.js";
 import { settings } from "./settings.js";
@@ -6,17 +6,17 @@ import * as store from "./store.js";
 import { $, MessageView, announce, clearNotice, keepUp, notice, toLatest } from "./view.js";
 
 const SAVE_MILLISECONDS = 1000;
-const BROKEN = "Broken off.";
+const INTERRUPTED = "Interrupted.";
 
 const input = $("#message");
-// On a touch screen there is no Shift+Enter, so Enter breaks the line.
+// Touch keyboards have no Shift+Enter, so Enter adds a line.
 const touch = matchMedia("(hover: none) and (pointer: coarse)").matches;
 let chat = store.current();
 let views = [];
 let model = null;
-let running = null; // an AbortController while an answer is awaited
+let running = null; // AbortController of the current request
 let saved = 0;
-let retry = null; // what the notice offers to try again
+let retry = null; // called by the button "Try again"
 
 // ---- the model
 
@@ -78,15 +78,15 @@ function showEarlier() {
       const time = document.createElement("time");
       time.dateTime = new Date(each.time).toISOString();
       time.textContent = new Date(each.time).toLocaleDateString([], { day: "numeric", month: "short" });
-      const forget = button("Delete", "plain small", () => {
-        if (!confirm(`Delete the chat “${title}”? It cannot be brought back.`)) return;
+      const remove = button("Delete", "plain small", () => {
+        if (!confirm(`Delete the chat “${title}”? This cannot be undone.`)) return;
         store.remove(each.id);
         showEarlier();
         focusInput();
       });
-      forget.setAttribute("aria-label", `Delete the chat ${title}`);
+      remove.setAttribute("aria-label", `Delete the chat ${title}`);
       const item = document.createElement("li");
-      item.append(open, time, forget);
+      item.append(open, time, remove);
       return item;
     }),
   );
@@ -107,18 +107,18 @@ function switchTo(other) {
   focusInput();
 }
 
-/** Removes the last message of a chat, and returns it. */
-function takeBack(asked) {
-  if (asked === chat) views.pop().remove();
-  return asked.messages.pop();
+/** Removes and returns the last message of a chat. */
+function popMessage(target) {
+  if (target === chat) views.pop().remove();
+  return target.messages.pop();
 }
 
-function keep(asked) {
-  if (asked.messages.length > 0) store.save(asked);
-  else store.remove(asked.id);
+function persist(target) {
+  if (target.messages.length > 0) store.save(target);
+  else store.remove(target.id);
 }
 
-/** Keeps a chat that grows, not more often than it takes. */
+/** Saves a chat while a response arrives, at most once every SAVE_MILLISECONDS. */
 function save(growing) {
   if (Date.now() - saved < SAVE_MILLISECONDS) return;
   saved = Date.now();
@@ -133,7 +133,7 @@ function add(message) {
   return view;
 }
 
-// ---- asking
+// ---- requests
 
 function send() {
   const text = input.value.trim();
@@ -143,42 +143,42 @@ function send() {
   add({ role: "user", content: text }).show();
   chat.time = Date.now();
   store.save(chat);
-  answer();
+  respond();
 }
 
-/** Asks once more for the answer to the last message of the user. */
+/** Requests another response to the last message of the user. */
 function again() {
   if (running) return;
-  answer(chat.messages.at(-1).role === "assistant" ? takeBack(chat) : null);
+  respond(chat.messages.at(-1).role === "assistant" ? popMessage(chat) : null);
 }
 
-/** Asks for the answer to the last message, in place of the one that is `replaced`. */
-async function answer(replaced = null) {
-  const asked = chat;
+/** Requests a response to the last message; it takes the place of `replaced`. */
+async function respond(replaced = null) {
+  const target = chat;
   const controller = new AbortController();
   const messages = chat.messages.filter(({ content }) => content).map(({ role, content }) => ({ role, content }));
-  const message = { role: "assistant", content: "", note: BROKEN };
+  const message = { role: "assistant", content: "", note: INTERRUPTED };
   const view = add(message);
   busy(controller);
   view.grow();
   toLatest();
-  announce("The model answers.");
-  const error = await listen(messages, message, controller.signal, () => {
+  announce("The model is responding.");
+  const error = await generate(messages, message, controller.signal, () => {
     view.grow();
-    save(asked);
+    save(target);
   });
   if (message.content || !error) {
     view.show();
     view.speak();
     if (message.note) announce(message.note);
   } else {
-    takeBack(asked);
-    if (replaced) giveBack(asked, replaced);
-    else if (error.kind === "refused") correct(asked);
+    popMessage(target);
+    if (replaced) restore(target, replaced);
+    else if (error.kind === "refused") returnToComposer(target);
   }
-  keep(asked);
+  persist(target);
   if (running === controller) busy(null);
-  if (asked !== chat) return;
+  if (target !== chat) return;
   showWelcome();
   if (error && !controller.signal.aborted) failed(error, again);
   else clearNotice();
@@ -186,54 +186,54 @@ async function answer(replaced = null) {
   keepUp();
 }
 
-/** Puts an answer back that could not be replaced. */
-function giveBack(asked, replaced) {
-  if (asked === chat) add(replaced).show();
-  else asked.messages.push(replaced);
+/** Restores a response that could not be replaced. */
+function restore(target, replaced) {
+  if (target === chat) add(replaced).show();
+  else target.messages.push(replaced);
 }
 
-/** Puts a message that was refused back to where it is written: every later one would be refused with it. */
-function correct(asked) {
-  const { content } = takeBack(asked);
+/** Moves a refused message back to the composer, because it would make the server refuse every later request. */
+function returnToComposer(target) {
+  const { content } = popMessage(target);
   input.value ||= content;
   fit();
 }
 
-/** Writes the answer to `messages` into `message`; returns what went wrong, if something did. */
-async function listen(messages, message, signal, onChange) {
-  const asked = chat;
+/** Writes the response to `messages` into `message`. Returns the error, or null. */
+async function generate(messages, message, signal, onChange) {
+  const target = chat;
   const { system, fields } = settings();
-  const said = system ? [{ role: "system", content: system }, ...messages] : messages;
-  const began = performance.now();
-  const grow = (piece) => {
+  const prompt = system ? [{ role: "system", content: system }, ...messages] : messages;
+  const started = performance.now();
+  const append = (text) => {
     if (!message.content) clearNotice();
-    message.content += piece;
+    message.content += text;
     onChange();
   };
   try {
-    const { reason, usage } = await api.complete(said, fields, signal, waiting, grow);
-    message.note = reason === "length" ? "Cut off: the longest answer, or the end of the context, was reached." : "";
-    if (!message.content) message.note ||= "The model ended without a word.";
-    asked.used = usage.total_tokens;
-    const seconds = ((performance.now() - began) / 1000).toFixed(1);
+    const { reason, usage } = await api.complete(prompt, fields, signal, waiting, append);
+    message.note = reason === "length" ? "Truncated: the response reached its maximum length or the end of the context." : "";
+    if (!message.content) message.note ||= "The model returned an empty response.";
+    target.used = usage.total_tokens;
+    const seconds = ((performance.now() - started) / 1000).toFixed(1);
     message.figures = `${usage.completion_tokens} tokens in ${seconds} s`;
     return null;
   } catch (error) {
-    message.note = signal.aborted ? "Stopped." : BROKEN;
+    message.note = signal.aborted ? "Stopped." : INTERRUPTED;
     return error;
   }
 }
 
 function waiting(text, seconds) {
-  notice(`${text} Trying again in ${seconds} s.`, "wait", `${text} The page tries again by itself.`);
+  notice(`${text} Retrying in ${seconds} s.`, "wait", `${text} The page retries automatically.`);
 }
 
 function failed(error, again) {
-  const foreseen = error instanceof api.ApiError;
-  if (!foreseen) console.error(error);
+  const expected = error instanceof api.ApiError;
+  if (!expected) console.error(error);
   retry = again;
   const action = { key: "key", refused: "none" }[error.kind] ?? "again";
-  notice(foreseen ? error.message : `This page failed: ${error.message}`, action);
+  notice(expected ? error.message : `The page failed: ${error.message}`, action);
   if (error.kind === "key") $("#key").focus();
 }
 
@@ -247,12 +247,12 @@ function busy(controller) {
   if (hadFocus) focusInput();
 }
 
-/** Where focus would be lost; on a touch screen that would bring up the keyboard. */
+/** Focuses the composer, but not on a touch screen, where that opens the keyboard. */
 function focusInput() {
   if (!touch) input.focus();
 }
 
-/** Makes the composer as high as what is in it. */
+/** Fits the height of the composer to its text. */
 function fit() {
   input.style.height = "auto";
   input.style.height = `${input.scrollHeight}px`;

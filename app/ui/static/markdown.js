@@ -1,4 +1,4 @@
-// Renders Markdown while it is still being written. HTML in it is shown as text, and what is rendered is sanitized.
+// Renders Markdown while it grows. HTML in it is shown as text, and the result is sanitized.
 
 import { Marked } from "./vendor/marked.js";
 import "./vendor/purify.js"; // the minified build is a script that sets a global
@@ -30,15 +30,15 @@ const marked = new Marked({
   breaks: true,
   renderer: {
     html({ text, block }) {
-      if (/^<br\s*\/?>\s*$/i.test(text)) return "<br>"; // which models write into the cells of tables
+      if (/^<br\s*\/?>\s*$/i.test(text)) return "<br>"; // models write it into table cells
       return block ? `<p class="html">${escape(text.trimEnd())}</p>` : escape(text);
     },
-    // Under the heading that says who speaks.
+    // The heading with the author of the message is above.
     heading({ tokens, depth }) {
       const level = Math.min(depth + 2, 6);
       return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>`;
     },
-    // Nothing is loaded from elsewhere.
+    // The page loads nothing from other servers.
     image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`,
     checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
     code: ({ text, lang }) =>
@@ -53,7 +53,7 @@ const marked = new Marked({
   },
 });
 
-/** The Markdown in `element`, which grows: blocks that have not changed stay as they are. */
+/** Growing Markdown in `element`. Blocks that do not change keep their nodes. */
 export class Markdown {
   #element;
   #raw = [];
@@ -62,10 +62,10 @@ export class Markdown {
     this.#element = element;
   }
 
-  /** Shows `text`; while it is not `complete`, what may still become something else is held back. */
+  /** Shows `text`. Until it is `complete`, an end whose meaning can still change stays hidden. */
   show(text, complete) {
     const tokens = marked.lexer(complete ? text : settled(text)).filter((token) => !["space", "def"].includes(token.type));
-    if (complete) this.#raw = []; // what came last may define links further up
+    if (complete) this.#raw = []; // the end may define links that earlier blocks use
     tokens.forEach((token, number) => {
       if (this.#raw[number] === token.raw) return;
       this.#raw[number] = token.raw;
@@ -80,41 +80,41 @@ export class Markdown {
     while (this.#element.children.length > tokens.length) this.#element.lastChild.remove();
   }
 
-  /** The texts of the blocks so far, of which the last may still grow. */
+  /** The texts of the blocks; the last one may still grow. */
   get blocks() {
     return Array.from(this.#element.children, (block) => (block.querySelector("pre") ?? block).textContent);
   }
 }
 
-/** `text` without the end that cannot be told yet, such as the first dash of a list, and with open emphasis closed. */
+/** Returns `text` without an ambiguous end, for example the first dash of a list, and with open emphasis closed. */
 function settled(text) {
   const fenced = (text.match(/^\s*(?:```|~~~)/gm) ?? []).length % 2 === 1;
   const lines = text.split("\n");
-  // A list, a rule, a heading or a fence may begin here.
+  // The line can become a list, a rule, a heading or a fence.
   if (/^\s*(?:[-=*+_#>`~|]{0,3}|\d{1,3}[.)]?)\s*$/.test(lines.at(-1))) lines.pop();
   if (fenced) return lines.join("\n");
-  // A table begins with two lines.
+  // The first two lines of a table are ambiguous.
   const table = lines.length - 1 - lines.findLastIndex((line) => !line.startsWith("|"));
   if (table === 1 || table === 2) lines.splice(-table);
   if (lines.length === 0) return "";
-  // A link, or marks that open or close.
+  // An incomplete link, or marks that open or close emphasis.
   let last = lines.pop().replace(/!?\[[^\]]{0,200}(?:\](?:\([^)]*)?)?$/, "").replace(/[*_`~]+$/, "");
   if ((last.match(/`/g) ?? []).length % 2 === 1) last += "`";
   else if ((last.match(/\*\*/g) ?? []).length % 2 === 1) last = `${last.trimEnd()}**`;
   return [...lines, last].join("\n");
 }
 
-/** Makes `shown` like `wanted`, and keeps every node that need not change: selections and focus stay. */
-function morph(shown, wanted) {
-  if (shown.nodeName !== wanted.nodeName) return shown.replaceWith(wanted);
+/** Makes `shown` equal to `next` and keeps every node that does not change, so that selection and focus stay. */
+function morph(shown, next) {
+  if (shown.nodeName !== next.nodeName) return shown.replaceWith(next);
   if (shown.nodeType === Node.TEXT_NODE) {
-    if (wanted.data.startsWith(shown.data)) shown.appendData(wanted.data.slice(shown.data.length));
-    else shown.data = wanted.data;
+    if (next.data.startsWith(shown.data)) shown.appendData(next.data.slice(shown.data.length));
+    else shown.data = next.data;
     return undefined;
   }
-  for (const name of shown.getAttributeNames()) if (!wanted.hasAttribute(name)) shown.removeAttribute(name);
-  for (const { name, value } of wanted.attributes) shown.setAttribute(name, value);
-  const children = [...wanted.childNodes];
+  for (const name of shown.getAttributeNames()) if (!next.hasAttribute(name)) shown.removeAttribute(name);
+  for (const { name, value } of next.attributes) shown.setAttribute(name, value);
+  const children = [...next.childNodes];
   children.forEach((child, number) => {
     if (shown.childNodes[number]) morph(shown.childNodes[number], child);
     else shown.append(child);

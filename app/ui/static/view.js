@@ -1,15 +1,15 @@
-// What the page shows: messages, the notice above the composer, and what a screen reader says.
+// Views: messages, the notice above the composer, and announcements to screen readers.
 
 import { Markdown } from "./markdown.js";
 
-const SPOKEN_MILLISECONDS = 5000; // then what was announced would only be read twice
+const SPOKEN_MILLISECONDS = 5000; // longer, and a screen reader would read an announcement twice
 const NEAR_PIXELS = 32;
 
 export const $ = (selector) => document.querySelector(selector);
 const conversation = $("#conversation");
 const template = $("#message-template");
 
-/** Has a screen reader say `text`, when it is done with what it says. */
+/** Announces `text` to screen readers, after earlier announcements. */
 export function announce(text) {
   const line = document.createElement("p");
   line.textContent = text.trim();
@@ -17,7 +17,7 @@ export function announce(text) {
   setTimeout(() => line.remove(), SPOKEN_MILLISECONDS);
 }
 
-// Whether the reader is at the end, and so wants to stay there.
+// Whether the view is at the end, and follows new text.
 let following = true;
 conversation.addEventListener("scroll", () => {
   following = conversation.scrollHeight - conversation.scrollTop - conversation.clientHeight < NEAR_PIXELS;
@@ -25,7 +25,7 @@ conversation.addEventListener("scroll", () => {
 });
 new ResizeObserver(keepUp).observe(conversation);
 
-/** Scrolls to the end where the reader is there. */
+/** Scrolls to the end, unless the user has scrolled up. */
 export function keepUp() {
   if (following) conversation.scrollTop = conversation.scrollHeight;
   else $("#latest").hidden = false;
@@ -52,7 +52,7 @@ export class MessageView {
     this.element.classList.add(message.role);
     const user = message.role === "user";
     this.#find("h2").textContent = user ? "You" : "The model";
-    this.#find(".again span").textContent = user ? "Ask again" : "Regenerate";
+    this.#find(".again span").textContent = user ? "Resend" : "Regenerate";
     this.#markdown = user ? null : new Markdown(this.#find(".content"));
     $("#messages").append(this.element);
     this.#find(".copy").addEventListener("click", ({ currentTarget }) => copy(message.content, currentTarget));
@@ -62,9 +62,9 @@ export class MessageView {
     return this.element.querySelector(selector);
   }
 
-  /** Shows a message that is complete. */
+  /** Shows a complete message. */
   show() {
-    this.#draw(true);
+    this.#render(true);
     const { note, figures } = this.#message;
     this.#find(".note").textContent = note ?? "";
     this.#find(".note").hidden = !note;
@@ -72,23 +72,23 @@ export class MessageView {
     this.element.classList.remove("growing");
   }
 
-  /** Shows a message that grows, at the next frame. */
+  /** Shows a message that grows, with the next frame. */
   grow() {
     this.element.classList.add("growing");
     this.#frame ||= requestAnimationFrame(() => {
-      this.#draw(false);
+      this.#render(false);
       this.speak(1);
       keepUp();
     });
   }
 
-  /** Announces the blocks that were not yet, but the last `but` of them. */
-  speak(but = 0) {
+  /** Announces the new blocks except the last `except` ones, which may still grow. */
+  speak(except = 0) {
     const blocks = this.#markdown.blocks;
-    for (const end = blocks.length - but; this.#spoken < end; this.#spoken += 1) announce(blocks[this.#spoken]);
+    for (const end = blocks.length - except; this.#spoken < end; this.#spoken += 1) announce(blocks[this.#spoken]);
   }
 
-  #draw(complete) {
+  #render(complete) {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
     if (this.#markdown) this.#markdown.show(this.#message.content, complete);
@@ -112,7 +112,7 @@ async function copy(text, button) {
   label.dataset.before = before;
   const done = await toClipboard(text);
   label.textContent = done ? "Copied" : "Not copied";
-  announce(done ? "Copied." : "The browser did not let the page copy.");
+  announce(done ? "Copied." : "The browser does not allow the page to copy.");
   setTimeout(() => (label.textContent = before), 2000);
 }
 
@@ -121,7 +121,7 @@ async function toClipboard(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Without TLS, on another machine than this one, browsers have the old way alone.
+    // Without TLS, browsers offer the Clipboard API only on localhost.
     const focused = document.activeElement;
     const area = document.createElement("textarea");
     area.className = "unseen";
@@ -135,7 +135,7 @@ async function toClipboard(text) {
   }
 }
 
-/** Shows a notice; `action` is "again", "key", "wait" or "none". It is announced where its `news` is new. */
+/** Shows a notice and announces `news` if it changed. `action` is "again", "key", "wait" or "none". */
 export function notice(text, action, news = text) {
   const box = $("#notice");
   if (box.dataset.news !== news) announce(news);
@@ -148,7 +148,7 @@ export function notice(text, action, news = text) {
   keepUp();
 }
 
-/** Takes the notice away. */
+/** Hides the notice. */
 export function clearNotice() {
   $("#notice").hidden = true;
   $("#notice").dataset.news = "";

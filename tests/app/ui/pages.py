@@ -1,4 +1,4 @@
-"""What the tests of the page share."""
+"""Helpers that the tests of the page share."""
 
 import json
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from playwright.sync_api import Page, Route, expect
 OpenPage = Callable[..., Page]
 
 CAPITAL = "What is the capital of France?"
-ANSWER = "The capital of France is Paris."
+RESPONSE = "The capital of France is Paris."
 LONG = "Write a long story about a lighthouse, with many chapters."
-SURE = {"temperature": 0}
+GREEDY = {"temperature": 0}
 COMPLETIONS = "**/v1/chat/completions"
 
-# All that Markdown has.
+# Every Markdown element.
 RICH = """\
 The built-in `sum` is the **shortest** way, and *mostly* the fastest:
 
@@ -63,27 +63,27 @@ HOSTILE = """\
 
 
 def events(text: str) -> str:
-    """The stream of an answer, in pieces of a few characters."""
-    pieces = [text[start : start + 5] for start in range(0, len(text), 5)]
-    chunks: list[Any] = [{"choices": [{"delta": {"content": piece}, "finish_reason": None}]} for piece in pieces]
+    """Return a streamed response in deltas of five characters."""
+    deltas = [text[start : start + 5] for start in range(0, len(text), 5)]
+    chunks: list[Any] = [{"choices": [{"delta": {"content": delta}, "finish_reason": None}]} for delta in deltas]
     chunks.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
     chunks.append({"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 80, "total_tokens": 100}})
     return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
 
 
-def answer_with(page: Page, text: str) -> None:
-    """Have requests answered by `text`."""
+def respond_with(page: Page, text: str) -> None:
+    """Respond to requests with `text`."""
     page.route(COMPLETIONS, lambda route: route.fulfill(content_type="text/event-stream", body=events(text)))
 
 
-def answer_without_end(page: Page, ends: list[int]) -> None:
-    """Have requests answered for as long as there is room: without the tokens that end an answer."""
+def respond_without_end(page: Page, ends: list[int]) -> None:
+    """Ban the end tokens, so that a response fills the context."""
     bias = {"logit_bias": {str(end): -100 for end in ends}}
     page.route(COMPLETIONS, lambda route: route.continue_(post_data=route.request.post_data_json | bias))
 
 
 def refuse(page: Page, status: int, message: str, retry_after: int | None = None) -> None:
-    """Have the next request refused."""
+    """Refuse the next request."""
     headers = {"Retry-After": str(retry_after)} if retry_after else {}
     body = json.dumps({"error": {"message": message}})
 
@@ -94,22 +94,22 @@ def refuse(page: Page, status: int, message: str, retry_after: int | None = None
 
 
 def configure(page: Page, **values: Any) -> None:
-    """Set settings as the dialog does."""
+    """Store settings as the dialog does."""
     page.evaluate("values => localStorage.setItem('phi3.settings', JSON.stringify(values))", values)
 
 
-def say(page: Page, text: str) -> None:
+def send_message(page: Page, text: str) -> None:
     page.get_by_label("Your message").fill(text)
     page.keyboard.press("Enter")
 
 
-def answers(page: Page) -> Any:
+def responses(page: Page) -> Any:
     return page.locator(".assistant .content")
 
 
 def wait_for_text(page: Page) -> None:
-    """Until an answer has begun."""
-    expect(answers(page).last).to_contain_text("e")
+    """Wait until a response has started."""
+    expect(responses(page).last).to_contain_text("e")
 
 
 def wait_until_idle(page: Page) -> None:

@@ -1,33 +1,33 @@
-"""Asking on the chat page, in a real browser against the real server."""
+"""Conversations on the chat page, in a real browser with the real server."""
 
 from playwright.sync_api import expect
 
 from tests.app.ui.pages import (
-    ANSWER,
     CAPITAL,
     COMPLETIONS,
+    GREEDY,
     LONG,
+    RESPONSE,
     RICH,
-    SURE,
     OpenPage,
-    answer_with,
-    answers,
     configure,
-    say,
+    respond_with,
+    responses,
+    send_message,
     wait_for_text,
     wait_until_idle,
 )
 from tools.harness.server import Server
 
 
-def test_a_question_is_answered_and_the_model_and_its_context_are_told(open_page: OpenPage) -> None:
+def test_page_shows_response_model_and_context_usage(open_page: OpenPage) -> None:
     page = open_page()
     expect(page.get_by_role("heading", level=1)).to_have_text("demo")
     expect(page.locator("#context")).to_have_text("context of 512 tokens")
-    configure(page, **SURE)
-    say(page, CAPITAL)
+    configure(page, **GREEDY)
+    send_message(page, CAPITAL)
     expect(page.locator(".user .content")).to_have_text(CAPITAL)
-    expect(answers(page)).to_have_text(ANSWER)
+    expect(responses(page)).to_have_text(RESPONSE)
     wait_until_idle(page)
     expect(page.locator("#context")).to_have_text("18 of 512 tokens")
     expect(page.locator(".assistant .figures")).to_contain_text("8 tokens in ")
@@ -35,18 +35,18 @@ def test_a_question_is_answered_and_the_model_and_its_context_are_told(open_page
     expect(page.get_by_label("Your message")).to_be_focused()
 
 
-def test_the_conversation_and_the_settings_go_to_the_model(open_page: OpenPage) -> None:
+def test_request_contains_conversation_and_settings(open_page: OpenPage) -> None:
     page = open_page()
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("System message").fill("Be brief.")
-    for label, value in {"Temperature": "0", "Top P": "0.9", "Longest answer": "3", "Seed": "7"}.items():
+    for label, value in {"Temperature": "0", "Top P": "0.9", "Maximum length": "3", "Seed": "7"}.items():
         page.get_by_label(label).fill(value)
     page.get_by_role("button", name="Done").click()
-    say(page, CAPITAL)
-    expect(page.locator(".assistant .note")).to_contain_text("Cut off")
-    with page.expect_request(COMPLETIONS) as asked:
-        say(page, "And of Spain?")
-    assert asked.value.post_data_json == {
+    send_message(page, CAPITAL)
+    expect(page.locator(".assistant .note")).to_contain_text("Truncated")
+    with page.expect_request(COMPLETIONS) as sent:
+        send_message(page, "And of Spain?")
+    assert sent.value.post_data_json == {
         "messages": [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": CAPITAL},
@@ -60,29 +60,29 @@ def test_the_conversation_and_the_settings_go_to_the_model(open_page: OpenPage) 
         "max_tokens": 3,
         "seed": 7,
     }
-    assert asked.value.headers.get("authorization") is None
+    assert sent.value.headers.get("authorization") is None
 
 
-def test_an_answer_comes_in_pieces_and_is_stopped_by_escape(open_page: OpenPage) -> None:
+def test_response_arrives_in_deltas_and_escape_stops_it(open_page: OpenPage) -> None:
     page = open_page()
-    say(page, LONG)
+    send_message(page, LONG)
     wait_for_text(page)
     stop = page.get_by_role("button", name="Stop")
     expect(stop).to_be_visible()
-    before = answers(page).inner_text()
+    before = responses(page).inner_text()
     page.wait_for_function("before => document.querySelector('.assistant .content').innerText !== before", arg=before)
     page.keyboard.press("Escape")
     expect(stop).to_be_hidden()
     expect(page.locator(".assistant .note")).to_have_text("Stopped.")
-    kept = answers(page).inner_text()
-    assert len(kept) >= len(before) > 0
+    received = responses(page).inner_text()
+    assert len(received) >= len(before) > 0
     page.wait_for_timeout(300)
-    assert answers(page).inner_text() == kept
+    assert responses(page).inner_text() == received
 
 
-def test_stop_frees_the_server_and_returns_to_the_message(open_page: OpenPage, server: Server) -> None:
+def test_stop_button_cancels_the_request_and_focuses_the_composer(open_page: OpenPage, server: Server) -> None:
     page = open_page()
-    say(page, LONG)
+    send_message(page, LONG)
     wait_for_text(page)
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_label("Your message")).to_be_focused()
@@ -93,20 +93,20 @@ def test_stop_frees_the_server_and_returns_to_the_message(open_page: OpenPage, s
     assert server.metric("vllm:num_requests_running") == 0
 
 
-def test_regenerating_replaces_the_last_answer(open_page: OpenPage) -> None:
+def test_regenerate_replaces_the_last_response(open_page: OpenPage) -> None:
     page = open_page()
-    configure(page, **SURE)
-    say(page, CAPITAL)
+    configure(page, **GREEDY)
+    send_message(page, CAPITAL)
     wait_until_idle(page)
-    answer_with(page, "Another **answer**.")
+    respond_with(page, "Another **response**.")
     page.get_by_role("button", name="Regenerate").click()
-    expect(answers(page)).to_have_text("Another answer.")
+    expect(responses(page)).to_have_text("Another response.")
     expect(page.locator(".message")).to_have_count(2)
 
 
-def test_enter_sends_and_shift_enter_breaks_the_line(open_page: OpenPage) -> None:
+def test_enter_sends_and_shift_enter_adds_a_line(open_page: OpenPage) -> None:
     page = open_page()
-    answer_with(page, "Yes.")
+    respond_with(page, "Yes.")
     field = page.get_by_label("Your message")
     send = page.get_by_role("button", name="Send")
     expect(field).to_be_focused()
@@ -122,13 +122,13 @@ def test_enter_sends_and_shift_enter_breaks_the_line(open_page: OpenPage) -> Non
     expect(field).to_have_value("")
 
 
-def test_copying_gives_the_markdown_of_a_message_and_the_text_of_code(open_page: OpenPage) -> None:
+def test_copy_buttons_copy_markdown_of_messages_and_text_of_code(open_page: OpenPage) -> None:
     page = open_page(permissions=["clipboard-read", "clipboard-write"])
-    answer_with(page, RICH)
-    say(page, CAPITAL)
+    respond_with(page, RICH)
+    send_message(page, CAPITAL)
     wait_until_idle(page)
-    for old_way in (False, True):
-        if old_way:  # as without TLS
+    for legacy in (False, True):
+        if legacy:  # as without TLS
             page.evaluate("""() => {
                 window.read = navigator.clipboard.readText.bind(navigator.clipboard);
                 Object.defineProperty(navigator, "clipboard", { value: undefined });

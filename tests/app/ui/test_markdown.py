@@ -1,4 +1,4 @@
-"""Markdown while it is being written, at every length that it can have on its way."""
+"""Incremental rendering of Markdown, at every length that a text has while it grows."""
 
 import json
 from typing import Any
@@ -34,7 +34,7 @@ def page(open_page: OpenPage, loading_url: str) -> Page:
 
 
 def shown(page: Page, text: str) -> Any:
-    """What is shown at the end, and at each step on the way: text, names of blocks, and whether the first is kept."""
+    """Return the final HTML and, for each step, the text, the block names and whether the first block was kept."""
     return page.evaluate(
         """async (text) => {
             const { Markdown } = await import("/page/markdown.js");
@@ -61,13 +61,13 @@ def shown(page: Page, text: str) -> Any:
 
 
 @pytest.mark.parametrize("text", [RICH, EMPHASIS, HOSTILE], ids=["rich", "emphasis", "hostile"])
-def test_what_grew_is_what_comes_at_once(page: Page, text: str) -> None:
+def test_incremental_rendering_equals_complete_rendering(page: Page, text: str) -> None:
     result = shown(page, text)
     assert result["grown"] == result["whole"]
 
 
 @pytest.mark.parametrize("text", [RICH, EMPHASIS], ids=["rich", "emphasis"])
-def test_blocks_never_change_into_others_or_go_away(page: Page, text: str) -> None:
+def test_rendered_blocks_never_change_type_or_disappear(page: Page, text: str) -> None:
     result = shown(page, text)
     before: list[str] = []
     for step in result["steps"]:
@@ -77,12 +77,12 @@ def test_blocks_never_change_into_others_or_go_away(page: Page, text: str) -> No
         before = names
 
 
-def test_marks_are_never_seen(page: Page) -> None:
+def test_markdown_marks_are_never_visible(page: Page) -> None:
     for step in shown(page, EMPHASIS)["steps"]:
         assert not set("*`[]|#") & set(step["text"]), step["text"]
 
 
-def test_line_breaks_and_tasks_and_html_are_shown(page: Page) -> None:
+def test_line_breaks_tasks_and_html_are_rendered(page: Page) -> None:
     html = shown(page, "one\ntwo\n\n- [x] done\n- [ ] open\n\n<b>bold</b> and <br> here")["whole"]
     assert "one<br>two" in html
     assert "☑ done" in html
@@ -90,7 +90,7 @@ def test_line_breaks_and_tasks_and_html_are_shown(page: Page) -> None:
     assert "&lt;b&gt;bold&lt;/b&gt; and <br> here" in html
 
 
-def test_links_lead_elsewhere_in_a_tab_of_their_own(page: Page) -> None:
+def test_links_open_external_sites_in_a_new_tab(page: Page) -> None:
     html = shown(
         page,
         "[one](https://example.org) [two](/metrics) [three][3] ![four](https://example.org/4.png)\n\n"
