@@ -107,8 +107,8 @@ def test_sequence_length_is_rounded_up_to_blocks(estimator: RetryAfterEstimator)
 
 
 def test_beam_searches_wait_only_for_beam_searches(estimator: RetryAfterEstimator) -> None:
-    beams = [admitted(10, worker="beam_search", beam_search=beams(2)) for _ in range(3)]
-    assert reservations(estimator, [*beams, admitted(50)], 4) == [100, 200, 300, 300]
+    searches = [admitted(10, worker="beam_search", beam_search=beams(2)) for _ in range(3)]
+    assert reservations(estimator, [*searches, admitted(50)], 4) == [100, 200, 300, 300]
 
 
 def test_prefill_counts_toward_the_estimate(estimator: RetryAfterEstimator) -> None:

@@ -56,9 +56,9 @@ def test_row_has_the_same_bits_in_every_batch_within_the_limits(
         alone = torch.cat([linear(rows[start : start + least])[:1] for start in range(300 - least)])
         for count in counts:
             for place in {0, 1, len(alone) - count} & set(range(len(alone))):
-                company = linear(rows[place : place + count])
+                batch = linear(rows[place : place + count])
                 known = alone[place : place + count]
-                assert torch.equal(company[: len(known)], known), (count, place)
+                assert torch.equal(batch[: len(known)], known), (count, place)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

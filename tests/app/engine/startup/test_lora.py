@@ -22,7 +22,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def adapter(tiny_model: Path, tmp_path: Path) -> Write:
-    """Writes an adapter with weights that matter into a folder of `tmp_path`, as training with PEFT does."""
+    """Writes an adapter with weights that matter into a directory of `tmp_path`, as training with PEFT does."""
 
     def write(name: str, seed: int = 0, **settings: Any) -> Path:
         torch.manual_seed(seed)
@@ -32,9 +32,9 @@ def adapter(tiny_model: Path, tmp_path: Path) -> Write:
             for key, weight in trained.named_parameters():
                 if "lora_" in key:
                     weight.normal_(std=0.2)
-        folder = tmp_path / "adapters" / name
-        trained.save_pretrained(str(folder), save_embedding_layers=False)
-        return folder
+        directory = tmp_path / "adapters" / name
+        trained.save_pretrained(str(directory), save_embedding_layers=False)
+        return directory
 
     return write
 
@@ -67,9 +67,9 @@ def logits(model: Any) -> torch.Tensor:
 def test_single_adapter_merges_to_the_bits_of_peft(
     adapter: Write, tiny_model: Path, settings: dict[str, Any], dtype: torch.dtype
 ) -> None:
-    folder = adapter("french", **settings)
-    own = peft.PeftModel.from_pretrained(base(tiny_model, dtype), str(folder)).merge_and_unload()
-    loaded = load(tiny_model, "float32" if dtype == torch.float32 else "bfloat16", adapters_dir=folder.parent)
+    directory = adapter("french", **settings)
+    own = peft.PeftModel.from_pretrained(base(tiny_model, dtype), str(directory)).merge_and_unload()
+    loaded = load(tiny_model, "float32" if dtype == torch.float32 else "bfloat16", adapters_dir=directory.parent)
     assert loaded.adapters == {"french": 1.0}
     weights = loaded.model.state_dict()
     assert weights.keys() == own.state_dict().keys()
@@ -89,9 +89,9 @@ def test_weighted_adapters_merge_as_pefts_exact_combination(adapter: Write, tiny
 
 
 def test_server_generates_with_merged_adapters(adapter: Write, tiny_model: Path) -> None:
-    folder = adapter("french")
-    own: Any = peft.PeftModel.from_pretrained(base(tiny_model), str(folder))
-    flags = ("--adapters-dir", str(folder.parent), "--adapter-weights", "french=1")
+    directory = adapter("french")
+    own: Any = peft.PeftModel.from_pretrained(base(tiny_model), str(directory))
+    flags = ("--adapters-dir", str(directory.parent), "--adapter-weights", "french=1")
     with running(tiny_model, "--dtype", "float32", *flags) as server:
         card = server.http.get("/v1/models").json()["data"][0]
         assert card["adapters"] == {"french": 1.0}
@@ -122,25 +122,25 @@ def test_adapter_weights_without_adapters_dir_raise() -> None:
 
 
 def test_files_next_to_adapters_are_ignored(adapter: Write) -> None:
-    folder = adapter("french").parent
-    (folder / "lost+found").mkdir()
-    (folder / "README.md").touch()
-    assert find_adapters(folder, {}) == {"french": 1.0}
+    directory = adapter("french").parent
+    (directory / "lost+found").mkdir()
+    (directory / "README.md").touch()
+    assert find_adapters(directory, {}) == {"french": 1.0}
 
 
 def test_pickled_adapter_weights_are_never_read(adapter: Write) -> None:
-    folder = adapter("french")
-    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    directory = adapter("french")
+    (directory / "adapter_model.safetensors").rename(directory / "adapter_model.bin")
     with pytest.raises(LoadError, match=r"has no adapter_model\.safetensors"):
-        find_adapters(folder.parent, {})
+        find_adapters(directory.parent, {})
 
 
 def test_unreadable_adapter_weights_raise_with_the_reason(adapter: Write) -> None:
-    folder = adapter("french")
-    (folder / "adapter_model.safetensors").unlink()
-    (folder / "adapter_model.safetensors").mkdir()
+    directory = adapter("french")
+    (directory / "adapter_model.safetensors").unlink()
+    (directory / "adapter_model.safetensors").mkdir()
     with pytest.raises(LoadError, match=r"adapter_model\.safetensors is not readable for user \d+: Is a directory"):
-        find_adapters(folder.parent, {})
+        find_adapters(directory.parent, {})
 
 
 @pytest.mark.parametrize(
@@ -151,39 +151,42 @@ def test_unreadable_adapter_weights_raise_with_the_reason(adapter: Write) -> Non
         ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
         ({"lora_bias": True}, "lora_bias=True"),
         ({"megatron_core": "os"}, "megatron_core='os'"),
-        ({"peft_type": "IA3"}, "of type IA3: LORA is what is served"),
+        ({"peft_type": "IA3"}, "has the type IA3; only LORA is supported"),
         ({"of_tomorrow": {"a": 1}}, "of_tomorrow={'a': 1}"),
         ({"r": -1}, "cannot be merged.*positive"),
         ({"target_modules": ["q_proj"]}, "cannot be merged.*q_proj"),
-        ({"target_modules": ["qkv_proj"]}, "does not hold exactly the weights"),
-        ({"target_modules": ["qkv_proj", "o_proj", "down_proj", "gate_up_proj"]}, "does not hold exactly the weights"),
+        ({"target_modules": ["qkv_proj"]}, "weights of the adapter .* do not match its adapter_config"),
+        (
+            {"target_modules": ["qkv_proj", "o_proj", "down_proj", "gate_up_proj"]},
+            "weights of the adapter .* do not match its adapter_config",
+        ),
         ({"r": 5}, "cannot be merged.*size mismatch"),
     ],
 )
 def test_unsupported_adapter_field_raises_with_its_name(
     adapter: Write, tiny_model: Path, settings: dict[str, Any], named: str
 ) -> None:
-    folder = adapter("french")
-    config = folder / "adapter_config.json"
+    directory = adapter("french")
+    config = directory / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | settings))
     with pytest.raises(LoadError, match=f"(?s){named}"):
-        merge_adapter(base(tiny_model), folder, 1)
+        merge_adapter(base(tiny_model), directory, 1)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"peft_type": "LORA", "task_type": 3}'])
 def test_broken_adapter_configuration_raises_with_its_path(adapter: Write, content: str) -> None:
-    folder = adapter("french")
-    (folder / "adapter_config.json").write_text(content)
+    directory = adapter("french")
+    (directory / "adapter_config.json").write_text(content)
     with pytest.raises(LoadError, match=r"adapter_config\.json is not a valid adapter configuration"):
-        find_adapters(folder.parent, {})
+        find_adapters(directory.parent, {})
 
 
 def test_broken_adapter_weights_raise_with_the_adapter(adapter: Write, tiny_model: Path) -> None:
-    folder = adapter("french")
-    file = folder / "adapter_model.safetensors"
+    directory = adapter("french")
+    file = directory / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(LoadError, match="french cannot be merged into this model"):
-        merge_adapter(base(tiny_model), folder, 1)
+        merge_adapter(base(tiny_model), directory, 1)
 
 
 def test_adapter_with_non_finite_weights_raises(adapter: Write, tiny_model: Path) -> None:
