@@ -9,21 +9,7 @@ from tests.charts.helm import ROOT
 # Minimum GPU memory that CUDA, its kernels and one step take, in MiB.
 RESERVED_MIB = 1536
 
-
-def _catalogue() -> dict[str, dict[str, Any]]:
-    # The catalogue lies in images/ or in checkpoints/, and its keys have units or not.
-    (file,) = (path for name in ("checkpoints", "images") if (path := ROOT / name / "catalogue.yaml").exists())
-    models: dict[str, dict[str, Any]] = yaml.safe_load(file.read_text())["models"]
-    for entry in models.values():
-        gpu = entry["gpu"]
-        entry["gpu"] = {
-            "weightsMiB": gpu.get("weightsMiB", gpu.get("weights")),
-            "kvKiBPerToken": gpu.get("kvKiBPerToken", gpu.get("token")),
-        }
-    return models
-
-
-CATALOGUE = _catalogue()
+CATALOGUE: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "checkpoints/catalogue.yaml").read_text())["models"]
 
 
 def min_gpu_memory_mib(model: str, context: int) -> int:
