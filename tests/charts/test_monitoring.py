@@ -24,7 +24,7 @@ def exported() -> dict[str, set[str]]:
     metrics = Metrics("demo")
     metrics.observe_engine(
         cast("Engine", SimpleNamespace(running=1, waiting=1)),
-        cast("KVCacheManager", SimpleNamespace(reserved=1, tokens=2)),
+        cast("KVCacheManager", SimpleNamespace(num_reserved=1, num_slots=2)),
     )
     metrics.answered("POST", "/chat", 200)
     metrics.served(new_stream(request([1], 1)), "stop")
