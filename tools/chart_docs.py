@@ -180,7 +180,7 @@ def models_table(models: dict[str, Any]) -> str:
     lines = ["| model | image | context | minimum GPU memory | maximum first start |", "|---|---|---|---|---|"]
     for name, model in models.items():
         gpu, context = model["gpu"], model["context"]
-        # Source of the formula: the header of the catalogue of models.
+        # Source of the formula: the header of checkpoints/catalogue.yaml.
         memory = gpu["weightsMiB"] - (-context * gpu["kvKiBPerToken"] * 10 // 9216) + 1536
         need = f"{memory:,} MiB" if gpu["count"] else "none"
         minutes = sum(model["startup"].values()) // 60

@@ -1,4 +1,4 @@
-"""The catalogue of models, and the GPU memory that it says a model needs."""
+"""The catalogue of models, and the GPU memory that a model needs according to it."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ import yaml
 
 from tests.charts.helm import ROOT
 
-# Minimum GPU memory that CUDA, its kernels and one step take, in MiB.
-RESERVED_MIB = 1536
-
 CATALOGUE: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "checkpoints/catalogue.yaml").read_text())["models"]
+# GPU memory for CUDA, its kernels and the activations of one step, in MiB.
+RESERVED_MIB = 1536
 
 
 def min_gpu_memory_mib(model: str, context: int) -> int:
     """Return the MiB of GPU memory that a model needs for a context, by the formula in the catalogue's header."""
     gpu = CATALOGUE[model]["gpu"]
-    # 0.9 of the free memory goes to the KV cache: ceil(context * KiB / 1024 / 0.9), in integers.
-    return int(gpu["weightsMiB"] - (-context * gpu["kvKiBPerToken"] * 10 // 9216) + RESERVED_MIB)
+    # ceil(context * kvKiBPerToken / 1024 / 0.9), in integer arithmetic.
+    cache = -(-context * gpu["kvKiBPerToken"] * 10 // 9216)
+    return int(gpu["weightsMiB"] + cache + RESERVED_MIB)
