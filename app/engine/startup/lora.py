@@ -131,10 +131,10 @@ def _config(directory: Path) -> "peft.LoraConfig":
     except OSError as error:
         raise LoadError(f"{directory / WEIGHTS} is not readable for user {os.geteuid()}: {error.strerror}.") from None
     try:
-        asked = json.loads((directory / CONFIG).read_text())
-        kind = asked.get("peft_type")
-        known = {field.name for field in dataclasses.fields(peft.LoraConfig)}
-        config = peft.LoraConfig(**{key: value for key, value in asked.items() if key in known})
+        fields = json.loads((directory / CONFIG).read_text())
+        kind = fields.get("peft_type")
+        known = {each.name for each in dataclasses.fields(peft.LoraConfig)}
+        config = peft.LoraConfig(**{key: value for key, value in fields.items() if key in known})
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise LoadError(f"{directory / CONFIG} is not a valid adapter configuration: {error}") from error
     if kind != "LORA":
@@ -142,13 +142,13 @@ def _config(directory: Path) -> "peft.LoraConfig":
     plain = vars(peft.LoraConfig())
     # A field that this PEFT version does not know counts too, unless it is switched off.
     odd = sorted(
-        key for key in asked.keys() - _SUPPORTED if asked[key] != plain.get(key) and asked[key] not in (None, False)
+        key for key in fields.keys() - _SUPPORTED if fields[key] != plain.get(key) and fields[key] not in (None, False)
     )
-    if "init_lora_weights" in odd and asked["init_lora_weights"] in _PLAIN_INITIALIZATIONS:
+    if "init_lora_weights" in odd and fields["init_lora_weights"] in _PLAIN_INITIALIZATIONS:
         odd.remove("init_lora_weights")
     if odd:
         raise LoadError(
-            f"The adapter {directory} sets {', '.join(f'{key}={asked[key]!r}' for key in odd)} in its {CONFIG}, "
+            f"The adapter {directory} sets {', '.join(f'{key}={fields[key]!r}' for key in odd)} in its {CONFIG}, "
             "which is not supported. Merge the adapter into a checkpoint with PEFT, and serve that checkpoint."
         )
     return config
