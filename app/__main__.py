@@ -1,16 +1,16 @@
-"""`python -m app`: serves the model in a folder."""
+"""`python -m app`: serve the model in a directory."""
 
 import sys
 
-from app.api.auth import KeysError
-from app.server import run
-from app.settings import SettingsError, read
+from app.exceptions import KeysError, SettingsError
+from app.server import run_server
+from app.settings import read_settings
 
 
 def main() -> None:
     """Read the settings and serve."""
     try:
-        run(read(sys.argv[1:]))
+        run_server(read_settings(sys.argv[1:]))
     except (SettingsError, KeysError) as error:
         sys.exit(f"python -m app: {error}")
 

@@ -1,4 +1,4 @@
-"""Puts the application together: settings, model, routes."""
+"""Create the Flask application: routes, access control, errors and request logs."""
 
 import re
 import time
@@ -11,102 +11,115 @@ from flask_openapi3 import Info, OpenAPI
 from werkzeug.exceptions import BadRequest
 
 from app import __version__
-from app.api import auth as access
-from app.api import error_handlers as errors
-from app.api import operations
+from app.api import auth, error_handlers, operations
 from app.api.auth import Keys
+from app.api.chat import errors as chat_errors
 from app.api.chat import routes as chat
+from app.api.context import attach_model_server
+from app.api.openai import errors as openai_errors
 from app.api.openai import routes as openai
-from app.engine.stream import RequestStream
+from app.api.validation import raise_invalid_fields
 from app.logs import logger
-from app.model_server import Runtime
-from app.ui import routes as page
+from app.metrics import Metrics
+from app.model_server import ModelServer
+from app.output.stream import OutputStream
+from app.ui import routes as ui
 
 log = logger("app.http")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-# Asked every few seconds by machines.
-QUIET = {"/livez", "/readyz", "/startupz", "/healthz", "/metrics"}
+# Probes and scrapers call these every few seconds.
+QUIET_ROUTES = {"/livez", "/readyz", "/startupz", "/healthz", "/metrics"}
 
 
 class JsonRequest(Request):
-    """A request whose broken JSON is told with its place."""
+    """A request that reports the position of invalid JSON."""
 
     def on_json_loading_failed(self, e: ValueError | None) -> Any:
-        """Answer 400."""
+        """Respond with 400."""
         raise BadRequest(f"The body is not valid JSON: {e}.")
 
 
-def create_app(runtime: Runtime, keys: Keys | None = None) -> OpenAPI:
-    """Build the Flask application that serves `runtime`, to those who have one of `keys` where there are such."""
+def create_app(model_server: ModelServer, keys: Keys | None = None) -> OpenAPI:
+    """Return the Flask application for `model_server`; requests need one of `keys` unless that is None."""
     app = OpenAPI(
         "app",
         info=Info(
             title="phi3", version=__version__, description="A Phi-3 model behind KAITO's /chat and OpenAI's API."
         ),
-        validation_error_callback=errors.invalid,
+        validation_error_callback=raise_invalid_fields,
         doc_ui=False,
     )
     app.url_map.strict_slashes = False
     app.request_class = JsonRequest
-    app.config["MAX_CONTENT_LENGTH"] = runtime.settings.max_body
-    errors.register(app)
-    app.register_api(operations.blueprint(runtime))
-    app.register_api(chat.blueprint(runtime))
-    app.register_api(openai.blueprint(runtime))
-    app.register_api(page.blueprint())
-    document = _document(app)
+    app.config["MAX_CONTENT_LENGTH"] = model_server.settings.max_body
+    attach_model_server(app, model_server)
+    for blueprint in (operations.blueprint, chat.blueprint, openai.blueprint, ui.blueprint):
+        app.register_api(blueprint)
+    _add_openapi_document(app)
+    formatters = {"chat": chat_errors.format_error, "openai": openai_errors.format_error}
+    error_handlers.register(app, formatters, default=chat_errors.format_error)
+    # The request ID comes first, so that refused requests have one too.
+    _add_request_id(app)
+    auth.protect(app, keys, model_server.settings.cors_origins)
+    _add_request_log(app, model_server.metrics)
+    return app
 
-    @app.route("/openapi.json")
-    def openapi() -> Response:
-        return jsonify(document)
+
+def _add_request_id(app: OpenAPI) -> None:
+    """Give each request an ID, the client's own if that is safe to log."""
 
     @app.before_request
-    def begin() -> None:
-        given = request.headers.get("X-Request-Id", "")
-        g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    def set_request_id() -> None:
+        client_id = request.headers.get("X-Request-Id", "")
+        g.request_id = client_id if REQUEST_ID.fullmatch(client_id) else uuid.uuid4().hex
         g.started = time.monotonic()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
-    access.guard(app, keys, runtime.settings.cors_origins)
+
+def _add_request_log(app: OpenAPI, metrics: Metrics) -> None:
+    """Count and log each response, and release what its request holds once it is sent."""
 
     @app.after_request
-    def end(response: Response) -> Response:
+    def watch_response(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.request_id
         route = request.url_rule.rule if request.url_rule else "unknown"
-        runtime.metrics.answered(request.method, route, response.status_code)
         started, method = g.started, request.method
-        generations: list[RequestStream] = g.get("generations", [])
+        outputs: list[OutputStream] = g.get("outputs", [])
+        metrics.response_started(method, route, response.status_code)
 
         @response.call_on_close
-        def tell() -> None:
-            for generation in generations:
-                generation.cancel()  # where a stream was closed before it was read
+        def finish() -> None:
+            for output in outputs:
+                output.close()  # the client may have disconnected before the first delta
             seconds = time.monotonic() - started
-            runtime.metrics.closed(method, route, seconds)
-            level = log.debug if route in QUIET and response.status_code in {200, 503} else log.info
+            metrics.response_sent(method, route, seconds)
+            level = log.debug if route in QUIET_ROUTES and response.status_code in {200, 503} else log.info
             level(
                 "request",
                 method=method,
                 route=route,
                 status=response.status_code,
                 seconds=round(seconds, 3),
-                prompt_tokens=sum(len(generation.request.prompt_token_ids) for generation in generations) or None,
-                completion_tokens=sum(generation.num_tokens for generation in generations) if generations else None,
+                prompt_tokens=sum(len(output.stream.request.prompt_token_ids) for output in outputs) or None,
+                completion_tokens=sum(output.stream.num_tokens for output in outputs) if outputs else None,
             )
 
         return response
 
-    return app
 
-
-def _document(app: OpenAPI) -> dict[str, Any]:
-    """The OpenAPI document, without what the library adds: 422 where there is none, and null schemes."""
+def _add_openapi_document(app: OpenAPI) -> None:
+    """Serve the OpenAPI document of the routes that are registered so far."""
     document: dict[str, Any] = app.api_doc
     document["components"].pop("securitySchemes", None)
-    for route, path in document["paths"].items():
+    for path in document["paths"].values():
         for operation in path.values():
-            if "requestBody" not in operation or route.startswith(errors.OPENAI):
-                operation["responses"].pop("422", None)
-    return document
+            # flask-openapi3 adds a 422, an array of its own errors, to each operation without one.
+            invalid = operation["responses"].get("422", {}).get("content", {}).get("application/json", {})
+            if invalid.get("schema", {}).get("type") == "array":
+                del operation["responses"]["422"]
+
+    @app.route("/openapi.json")
+    def openapi() -> Response:
+        return jsonify(document)

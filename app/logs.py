@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on stderr, and never a prompt or an answer in it."""
+"""Logs on stderr, one JSON object on each line. Callers must never log prompts or completions."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ import structlog
 
 
 def configure(level: str) -> None:
-    """Send structlog's and the standard library's records to stderr as JSON lines of at least `level`."""
+    """Send records of structlog and of the standard library with at least `level` to stderr as JSON lines."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -43,5 +43,5 @@ def configure(level: str) -> None:
 
 
 def logger(name: str) -> Any:
-    """Return the structured logger called `name`."""
+    """Return the structured logger `name`."""
     return structlog.stdlib.get_logger(name)

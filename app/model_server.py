@@ -1,139 +1,137 @@
-"""The model's life in this process: loading, ready, draining."""
+"""Life cycle of the model in this process: loading, ready, draining."""
 
 import os
-import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.api.chat.request import Limits
 from app.engine.config import EngineConfig
 from app.engine.exceptions import LoadError
-from app.engine.request import GenerationRequest
+from app.exceptions import NotReadyError
+from app.limits import Limits
 from app.logs import logger
 from app.metrics import Metrics
-from app.output.stream import Reader
 from app.settings import Settings
 
 if TYPE_CHECKING:
+    from app.engine.engine import Engine
+    from app.engine.sampling.structured_output import GrammarCompiler
     from app.engine.startup.build import EngineComponents
     from app.engine.startup.load import LoadedModel
+    from app.tokenizer import Tokenizer
 
 log = logger(__name__)
 
-# gunicorn's master ends the whole server when a worker exits with this code, instead of starting it again and again.
+# With this exit code of a worker, gunicorn's master stops the server instead of starting the worker again.
 EXIT_BOOT_FAILED = 3
+# Seconds after which a client should retry while the model loads.
+LOADING_RETRY_SECONDS = 5
+# Seconds after which a client should retry, on another server, while this one shuts down.
+DRAINING_RETRY_SECONDS = 1
 
 
-class NotReadyError(Exception):
-    """The server cannot take requests yet, or no more; the text says which.
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """A loaded model with its engine, as the HTTP APIs use it.
 
     Attributes:
-        retry_after: seconds after which asking again makes sense.
+        engine: generates.
+        tokenizer: tokenizer of the model.
+        limits: limits of each request.
+        metrics: metrics of the server.
+        grammars: compiles the grammars of structured output.
+        batch_invariant: whether an output never depends on co-batched requests.
+        adapters: weight of each merged LoRA adapter, by name.
+        created: when the model was loaded, in seconds since 1970.
     """
 
-    def __init__(self, message: str, retry_after: int) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    engine: "Engine"
+    tokenizer: "Tokenizer"
+    limits: Limits
+    metrics: Metrics
+    grammars: "GrammarCompiler"
+    batch_invariant: bool
+    adapters: Mapping[str, float]
+    created: int
 
 
-class Ready:
-    """A loaded model with its engine."""
-
-    def __init__(self, loaded: "LoadedModel", built: "EngineComponents", settings: Settings, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self.tokenizer = loaded.tokenizer
-        self.limits = Limits(
-            built.memory.context,
-            loaded.vocab_size,
-            loaded.eos_token_ids,
-            loaded.pad_token_id,
-            built.memory.beam_tokens,
-            settings,
-        )
-        self.engine = built.engine
-        self.grammars = built.grammars
-        self.batch_invariant = built.batch_invariant
-        self.adapters = loaded.adapters
-        self.created = int(time.time())
-
-    def ask(
-        self, wanted: GenerationRequest, connection: socket.socket | None, seconds: float, stops: Sequence[str] = ()
-    ) -> Reader:
-        """Let a request in, and return the reader of its answer; see Engine.submit for what is raised, and Reader."""
-        generation = self.engine.submit(wanted)
-        self._metrics.let_in(generation.worker)
-        return Reader(generation, self.tokenizer, self._metrics, connection, seconds, stops)
-
-
-class Runtime:
-    """Loads the model in the background and says how it stands."""
+class ModelServer:
+    """Loads the model in the background and reports its state."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        self._ready: Ready | None = None
+        self._loaded: LoadedEngine | None = None
         self._draining = threading.Event()
-        self._drained: Callable[[], None] = lambda: None
+        self._on_drained: Callable[[], None] = lambda: None
 
     def start(self) -> None:
-        """Begin to load; the process ends with EXIT_BOOT_FAILED where that fails."""
+        """Start to load the model; if that fails, the process exits with EXIT_BOOT_FAILED."""
         threading.Thread(target=self._load, name="load", daemon=True).start()
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
-    def ready(self) -> Ready:
-        """Return the loaded model.
+    def ready(self) -> LoadedEngine:
+        """Return the loaded engine.
 
         Raises:
-            NotReadyError: it is loading, or the server is stopping.
+            NotReadyError: the model is loading, or the server is shutting down.
         """
         if self._draining.is_set():
-            raise NotReadyError("The server is stopping: send the request to another one.", 1)
-        if self._ready is None:
-            raise NotReadyError("The model is loading: try again later.", 5)
-        return self._ready
+            raise NotReadyError(
+                "The server is shutting down. Send the request to another server.", DRAINING_RETRY_SECONDS
+            )
+        if self._loaded is None:
+            raise NotReadyError("The model is loading. Try again later.", LOADING_RETRY_SECONDS)
+        return self._loaded
 
     @property
     def loaded(self) -> bool:
-        """Whether the model was loaded."""
-        return self._ready is not None
+        """Whether the model is loaded."""
+        return self._loaded is not None
 
     @property
     def alive(self) -> bool:
-        """Whether the engine, once there, lives and gets on with its work."""
-        return self._ready is None or self._ready.engine.alive
+        """Whether the engine makes progress; also true while the model loads."""
+        return self._loaded is None or self._loaded.engine.alive
 
-    def drain(self, drained: Callable[[], None]) -> None:
-        """Take no new requests, and call `drained` when those let in have ended. Safe in a signal handler.
+    def drain(self, on_drained: Callable[[], None]) -> None:
+        """Refuse new requests, and call `on_drained` when all admitted ones have ended. Safe in a signal handler.
 
-        What has not ended after CHAT_DRAIN_SECONDS is ended.
+        Requests that run longer than CHAT_DRAIN_SECONDS are interrupted.
         """
-        self._drained = drained
+        self._on_drained = on_drained
         self._draining.set()
 
     def _drain(self) -> None:
         self._draining.wait()
-        end = time.monotonic() + self.settings.drain_seconds
-        while self._ready and self._ready.engine.busy and time.monotonic() < end:
+        deadline = time.monotonic() + self.settings.drain_seconds
+        while self._loaded and self._loaded.engine.busy and time.monotonic() < deadline:
             time.sleep(0.05)
-        if self._ready:
-            self._ready.engine.abort(NotReadyError("The server stopped before the answer was complete: ask again.", 1))
-        self._drained()
+        if self._loaded:
+            self._loaded.engine.abort(
+                NotReadyError(
+                    "The server shut down before the response was complete. Send the request again.",
+                    DRAINING_RETRY_SECONDS,
+                )
+            )
+        self._on_drained()
 
     def _load(self) -> None:
         try:
-            # Here and not above: importing torch takes seconds, and the health routes answer meanwhile.
+            # Importing torch takes seconds, during which the health routes have to respond.
             from app.engine.startup.build import build_engine
             from app.engine.startup.load import load_model
 
             config = engine_config(self.settings)
             loaded = load_model(config)
-            built = build_engine(loaded, config)
+            components = build_engine(loaded, config)
             model = loaded.model
-            self.metrics.observe_model(built.memory.context, str(model.dtype).removeprefix("torch."), model.device.type)
-            self.metrics.observe_engine(built.engine, built.cache)
-            self._ready = Ready(loaded, built, self.settings, self.metrics)
+            dtype = str(model.dtype).removeprefix("torch.")
+            self.metrics.observe_model(components.memory.context, dtype, model.device.type)
+            self.metrics.observe_engine(components.engine, components.cache)
+            self._loaded = self._loaded_engine(loaded, components)
         except LoadError as error:
             log.error("the model cannot be loaded", reason=str(error))
             os._exit(EXIT_BOOT_FAILED)
@@ -141,9 +139,35 @@ class Runtime:
             log.exception("loading the model failed")
             os._exit(EXIT_BOOT_FAILED)
 
+    def _loaded_engine(self, loaded: "LoadedModel", components: "EngineComponents") -> LoadedEngine:
+        settings = self.settings
+        limits = Limits(
+            model_name=settings.name,
+            context=components.memory.context,
+            vocab_size=loaded.vocab_size,
+            eos_token_ids=loaded.eos_token_ids,
+            pad_token_id=loaded.pad_token_id,
+            max_beam_tokens=components.memory.beam_tokens,
+            max_sequences=settings.max_sequences,
+            max_scored_tokens=settings.max_scored_tokens,
+            max_list=settings.max_list,
+            max_messages=settings.max_messages,
+            max_request_seconds=settings.max_request_seconds,
+        )
+        return LoadedEngine(
+            engine=components.engine,
+            tokenizer=loaded.tokenizer,
+            limits=limits,
+            metrics=self.metrics,
+            grammars=components.grammars,
+            batch_invariant=components.batch_invariant,
+            adapters=loaded.adapters,
+            created=int(time.time()),
+        )
+
 
 def engine_config(settings: Settings) -> EngineConfig:
-    """Return the engine's part of `settings`."""
+    """Return the settings of the engine."""
     return EngineConfig(
         model=settings.model,
         dtype=settings.dtype,

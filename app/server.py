@@ -1,4 +1,4 @@
-"""gunicorn, configured in code: one process per model, a thread per request that is let in."""
+"""gunicorn, configured in code: one worker process with one thread for each admitted request."""
 
 import contextlib
 import os
@@ -17,53 +17,53 @@ from app.compat.gunicorn import close_idle_connections
 from app.engine.config import GPU_CONCURRENCY
 from app.factory import create_app
 from app.metrics import Metrics
-from app.model_server import Runtime
+from app.model_server import ModelServer
 from app.settings import Settings
 
-# Seconds that answers which are ended at CHAT_DRAIN_SECONDS have to reach their clients.
-LAST_WORDS_SECONDS = 5
-# How often a thread of libgomp, torch's OpenMP, looks for work before it sleeps: some 40 us.
-SPINS = "1000"
-# Seconds that a client may be silent in the middle of a request.
+# Seconds that responses interrupted after CHAT_DRAIN_SECONDS have to reach their clients.
+FLUSH_SECONDS = 5
+# Iterations (about 40 us) that a thread of libgomp, the OpenMP library of torch, polls for work before it sleeps.
+SPIN_COUNT = "1000"
+# Seconds that a client may send nothing in the middle of a request.
 RECEIVE_SECONDS = 15
-# Seconds that an idle connection is kept: longer than proxies keep theirs (60 with nginx and AWS), since one that both
-# use and close at the same moment fails a request.
+# Seconds that an idle connection stays open. Must exceed the 60 seconds of common proxies (nginx, AWS): if both ends
+# close a connection at the same moment, the request on it fails.
 KEEP_ALIVE_SECONDS = 75
-# Threads beyond the requests that admission lets in, so that health checks and refusals always find one.
+# Threads in addition to those of admitted requests, so that health checks and rejections always find a free one.
 SPARE_THREADS = 16
 
 
 class Logger(glogging.Logger):  # type: ignore[misc]
-    """Hands gunicorn's records on to the handlers that are set up already."""
+    """Pass gunicorn's log records to the handlers of the root logger."""
 
     def setup(self, cfg: Any) -> None:  # noqa: ARG002
-        """Leave the root logger as it is."""
+        """Keep the handlers that are already configured."""
         self.error_log.propagate = True
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """A gthread worker that tells the runtime when it is asked to stop, and waits for no client for ever."""
+    """A gthread worker that drains the model server on SIGTERM and disconnects stalled clients."""
 
-    runtime: Runtime
+    model_server: ModelServer
 
     def handle(self, conn: Any) -> Any:
-        """Serve a request; a client that stops in the middle of one gives its thread back."""
+        """Serve one request; a client that stalls in the middle of one is disconnected."""
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", RECEIVE_SECONDS, 0))
-        # One that says nothing after it was opened is not kept: those could use up what is accepted.
-        kept = super().handle(conn) and conn.initialized
-        if not kept:
-            # gunicorn would wait for the client's end in its main thread, where it holds everyone up.
+        # A connection without any request is closed, because such connections could exhaust worker_connections.
+        keep_alive = super().handle(conn) and conn.initialized
+        if not keep_alive:
+            # gunicorn would wait in its main thread for the client to close, which blocks all connections.
             with contextlib.suppress(OSError):
                 util.close_graceful(conn.sock.dup())
                 conn.sock.shutdown(socket.SHUT_RDWR)
-        return kept
+        return keep_alive
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """On SIGTERM go on listening, so that new requests are told to go elsewhere, until those let in have ended."""
+        """Drain on SIGTERM: refuse new requests with 503 until all admitted requests have ended, then stop."""
         stop = super().handle_exit
-        # So that clients with open connections find another server.
+        # Clients then reconnect, and reach another server.
         close_idle_connections(self)
-        self.runtime.drain(lambda: stop(sig, frame))
+        self.model_server.drain(lambda: stop(sig, frame))
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -75,7 +75,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         super().__init__()
 
     def load_config(self) -> None:
-        """Set what differs from gunicorn's defaults."""
+        """Override gunicorn's defaults."""
         settings = self._settings
         threads = (settings.max_concurrency or GPU_CONCURRENCY) + settings.max_queue + SPARE_THREADS
         for name, value in {
@@ -86,27 +86,27 @@ class Server(BaseApplication):  # type: ignore[misc]
             "threads": threads,
             "worker_connections": 2 * threads,
             "keepalive": KEEP_ALIVE_SECONDS,
-            "graceful_timeout": settings.drain_seconds + LAST_WORDS_SECONDS,
+            "graceful_timeout": settings.drain_seconds + FLUSH_SECONDS,
             "control_socket_disable": True,
             "logger_class": "app.server.Logger",
         }.items():
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        """Build the application in the worker process, and begin to load the model."""
-        runtime = Runtime(self._settings, Metrics(self._settings.name))
-        Worker.runtime = runtime
-        app = create_app(runtime, self._keys)
-        runtime.start()
+        """Create the application in the worker process and start to load the model."""
+        model_server = ModelServer(self._settings, Metrics(self._settings.name))
+        Worker.model_server = model_server
+        app = create_app(model_server, self._keys)
+        model_server.start()
         return app
 
 
-def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; raises KeysError where the API keys cannot be read."""
+def run_server(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; raises KeysError if the API key file cannot be used."""
     keys = Keys(settings.api_keys_file) if settings.api_keys_file else None
-    # On a CPU that others use too, torch's threads that spin for long while they wait hold each other up; those that do
-    # not spin at all wake up late for each of a step's hundreds of products.
+    # On a shared CPU, OpenMP threads that spin for long take cycles from each other. Threads that do not spin at all
+    # wake up late for each of the hundreds of GEMMs in a step.
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     logs.configure(settings.log_level)
     Server(settings, keys).run()

@@ -1,4 +1,4 @@
-"""Who may ask: API keys, the pages of other sites, and what browsers are told to leave alone."""
+"""Access control: API keys, CORS and security headers."""
 
 import hmac
 from pathlib import Path
@@ -7,28 +7,24 @@ from flask import Flask, Response, request
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 
+from app.exceptions import KeysError
 from app.logs import logger
 
 log = logger(__name__)
 
-# Asked by machines that have no key, and the page, which is where a person gives one.
-OPEN = {"/", "/livez", "/readyz", "/startupz", "/healthz"}
-OPEN_FOLDER = "/page/"
-# Least characters of a key.
-KEY_LENGTH = 8
-
-
-class KeysError(ValueError):
-    """A file of API keys cannot be used; the text says why."""
+# Probes have no key, and the chat page asks its user for one.
+PUBLIC_PATHS = {"/", "/livez", "/readyz", "/startupz", "/healthz"}
+PUBLIC_PREFIX = "/page/"
+MIN_KEY_LENGTH = 8
 
 
 class Keys:
-    """The API keys in a file, one a line; empty lines and those that begin with # do not count.
+    """API keys from a file, one on each line. Empty lines and lines that start with # are ignored.
 
-    A file that changes is read again, and one that cannot be used any more leaves the keys as they were.
+    The file is reloaded when it changes. If the new content is invalid, the previous keys stay valid.
 
     Raises:
-        KeysError: the file cannot be read, has no key, or one that is too short.
+        KeysError: the file cannot be read, has no key, or has a key that is too short.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,12 +34,12 @@ class Keys:
         self._update()
 
     def allow(self, key: str) -> bool:
-        """Whether `key` is one of them, in a time that does not tell how nearly it is."""
+        """Return whether `key` is valid, in a time that does not depend on how similar it is to a valid key."""
         try:
             self._update()
         except KeysError as error:
-            log.error("API keys stay as they were", reason=str(error))
-        # All are compared, so that the time does not tell which one it is.
+            log.error("the API keys were not reloaded", reason=str(error))
+        # Comparing with all keys keeps the time independent of the key that matches.
         return sum(hmac.compare_digest(key.encode(), known) for known in self._keys) > 0
 
     def _update(self) -> None:
@@ -54,32 +50,36 @@ class Keys:
                 return
             lines = [line.strip() for line in self._path.read_text().splitlines()]
         except (OSError, UnicodeError) as error:
-            raise KeysError(f"{self._path}, the file of API keys, cannot be read: {error}") from None
+            raise KeysError(f"The API key file {self._path} cannot be read: {error}") from None
         keys = [line.encode() for line in lines if line and not line.startswith("#")]
-        if not keys or min(map(len, keys)) < KEY_LENGTH:
+        if not keys or min(map(len, keys)) < MIN_KEY_LENGTH:
             raise KeysError(
-                f"{self._path}, the file of API keys, must hold one a line, each of at least {KEY_LENGTH} characters."
+                f"The API key file {self._path} must have one key on each line, "
+                f"each with at least {MIN_KEY_LENGTH} characters."
             )
         self._keys, self._state = keys, state
 
 
-def guard(app: Flask, keys: Keys | None, origins: str) -> None:
-    """Ask each request for a key, unless `keys` is None, and answer browsers for pages of `origins`.
+def protect(app: Flask, keys: Keys | None, origins: str) -> None:
+    """Require an API key for every request, allow browsers to call from `origins`, and set security headers.
 
-    `origins` are separated by commas; "*" is any, and "" none.
+    Args:
+        app: the application.
+        keys: valid keys, or None to require no key.
+        origins: comma-separated origins; "*" allows all, and "" none.
     """
     allowed = {origin.strip() for origin in origins.split(",") if origin.strip()}
 
     @app.before_request
     def check_key() -> None:
-        open_to_all = request.path in OPEN or request.path.startswith(OPEN_FOLDER)
-        # A browser asks with OPTIONS, and without a key, whether it may ask.
-        if keys is None or open_to_all or request.method == "OPTIONS":
+        public = request.path in PUBLIC_PATHS or request.path.startswith(PUBLIC_PREFIX)
+        # The preflight requests of browsers use OPTIONS and have no key.
+        if keys is None or public or request.method == "OPTIONS":
             return
         kind, _, key = request.headers.get("Authorization", "").partition(" ")
         if kind.lower() != "bearer" or not keys.allow(key.strip()):
             raise Unauthorized(
-                "A valid API key is needed: send it with the header Authorization: Bearer KEY.",
+                "A valid API key is required. Send it in the header Authorization: Bearer KEY.",
                 www_authenticate=WWWAuthenticate("bearer"),
             )
 

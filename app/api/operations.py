@@ -1,4 +1,4 @@
-"""What operators and their machines ask: is it alive, ready, started, and how is it doing."""
+"""Health and metrics routes for operators and orchestrators."""
 
 from http import HTTPStatus
 from typing import Any
@@ -10,48 +10,48 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.exceptions import ServiceUnavailable
 
-from app.api.chat.schema import ErrorResponse
-from app.model_server import Runtime
+from app.api.context import loaded_engine, model_server
+from app.api.schema import ErrorResponse
 
 GIB = 1024**3
-# Prometheus' form of the same answer, for the OpenAPI document.
+# The Prometheus format, for the OpenAPI document.
 TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
 class Health(BaseModel):
-    """Answer of the health routes."""
+    """Response of the health routes."""
 
-    status: str = Field(description="Healthy")
+    status: str = Field(description="always Healthy")
 
 
 class Memory(BaseModel):
     """Memory of a device."""
 
-    used: str = Field(description='in GiB, such as "1.00 GB"')
-    total: str = Field(description='in GiB, such as "2.00 GB"')
+    used: str = Field(description='in GiB, for example "1.00 GB"')
+    total: str = Field(description='in GiB, for example "2.00 GB"')
 
 
 class Gpu(BaseModel):
-    """One GPU, in KAITO's shape."""
+    """One GPU, in KAITO's format."""
 
     id: str = Field(description="UUID")
     name: str = Field(description="product name")
-    load: str = Field(description='such as "25.00%"')
-    temperature: str = Field(description='such as "55 C"')
+    load: str = Field(description='for example "25.00%"')
+    temperature: str = Field(description='for example "55 C"')
     memory: Memory
 
 
 class Cpu(BaseModel):
-    """The CPU, in KAITO's shape."""
+    """The CPU, in KAITO's format."""
 
-    load_percentage: float = Field(description="since the last request, over all cores")
+    load_percentage: float = Field(description="mean of all cores since the previous request")
     physical_cores: int | None
     total_cores: int | None
     memory: Memory
 
 
 class MachineMetrics(BaseModel):
-    """Answer of `/metrics` as JSON, in KAITO's shape."""
+    """Response of `/metrics` as JSON, in KAITO's format."""
 
     model_config = ConfigDict(openapi_extra=TEXT)  # type: ignore[typeddict-unknown-key]
 
@@ -59,57 +59,72 @@ class MachineMetrics(BaseModel):
     cpu_info: Cpu | None = Field(None, description="null with a GPU")
 
 
-def blueprint(runtime: Runtime) -> APIBlueprint:
-    """Build the blueprint of the operations routes over `runtime`."""
-    operations = APIBlueprint(
-        "operations", __name__, abp_tags=[Tag(name="operations", description="health and metrics")]
-    )
-    psutil.cpu_percent()  # the first call begins to measure
-    not_ready: dict[int | str | HTTPStatus, type[BaseModel] | dict[str, Any] | None] = {200: Health, 503: ErrorResponse}
+HEALTH: dict[int | str | HTTPStatus, type[BaseModel] | dict[str, Any] | None] = {200: Health, 503: ErrorResponse}
 
-    @operations.get("/livez", summary="Whether to leave the process running", operation_id="livez", responses=not_ready)
-    def livez() -> Response:
-        return _healthy_if_alive(runtime)
-
-    @operations.get("/readyz", summary="Whether to send requests", operation_id="readyz", responses=not_ready)
-    def readyz() -> Response:
-        runtime.ready()
-        return _healthy_if_alive(runtime)
-
-    @operations.get("/startupz", summary="Whether the model is loaded", operation_id="startupz", responses=not_ready)
-    def startupz() -> Response:
-        if not runtime.loaded:
-            runtime.ready()
-        return jsonify(status="Healthy")
-
-    @operations.get("/healthz", summary="KAITO's name for /readyz", operation_id="healthz", responses=not_ready)
-    def healthz() -> Response:
-        runtime.ready()
-        return _healthy_if_alive(runtime)
-
-    @operations.get(
-        "/metrics",
-        summary="Metrics for Prometheus, or with Accept: application/json the machine's load as KAITO tells it",
-        operation_id="metrics",
-        responses={200: MachineMetrics},
-    )
-    def metrics() -> Response:
-        wanted = request.accept_mimetypes.best_match(["text/plain", "application/openmetrics-text", "application/json"])
-        if wanted == "application/json":
-            return jsonify(_machine().model_dump())
-        return Response(runtime.metrics.text(), content_type=CONTENT_TYPE_LATEST)
-
-    return operations
+psutil.cpu_percent()  # the first call starts the measurement
 
 
-def _healthy_if_alive(runtime: Runtime) -> Response:
-    if not runtime.alive:
-        raise ServiceUnavailable("The engine is dead, or made no step for CHAT_STALL_SECONDS: restart the server.")
+blueprint = APIBlueprint("operations", __name__, abp_tags=[Tag(name="operations", description="health and metrics")])
+
+
+@blueprint.get(
+    "/livez", summary="Liveness: fails if the process must be restarted", operation_id="livez", responses=HEALTH
+)
+def livez() -> Response:
+    """Return 200 while the engine makes progress or the model loads."""
+    return _healthy_if_alive()
+
+
+@blueprint.get(
+    "/readyz", summary="Readiness: fails if no requests are accepted", operation_id="readyz", responses=HEALTH
+)
+def readyz() -> Response:
+    """Return 200 while the server accepts requests."""
+    loaded_engine()
+    return _healthy_if_alive()
+
+
+@blueprint.get(
+    "/startupz", summary="Startup: fails until the model is loaded", operation_id="startupz", responses=HEALTH
+)
+def startupz() -> Response:
+    """Return 200 once the model is loaded."""
+    if not model_server().loaded:
+        loaded_engine()
+    return jsonify(status="Healthy")
+
+
+@blueprint.get("/healthz", summary="KAITO's name for /readyz", operation_id="healthz", responses=HEALTH)
+def healthz() -> Response:
+    """Return 200 while the server accepts requests."""
+    loaded_engine()
+    return _healthy_if_alive()
+
+
+@blueprint.get(
+    "/metrics",
+    summary="Metrics for Prometheus, or with Accept: application/json the load of the machine in KAITO's format",
+    operation_id="metrics",
+    responses={200: MachineMetrics},
+)
+def metrics() -> Response:
+    """Return metrics in the format that the client prefers."""
+    preferred = request.accept_mimetypes.best_match(["text/plain", "application/openmetrics-text", "application/json"])
+    if preferred == "application/json":
+        return jsonify(_machine().model_dump())
+    return Response(model_server().metrics.text(), content_type=CONTENT_TYPE_LATEST)
+
+
+def _healthy_if_alive() -> Response:
+    if not model_server().alive:
+        raise ServiceUnavailable(
+            "The engine is dead, or made no progress for CHAT_STALL_SECONDS. Restart the server; see its log."
+        )
     return jsonify(status="Healthy")
 
 
 def _machine() -> MachineMetrics:
-    import torch  # takes seconds; the loading thread has it by the time that anybody asks
+    import torch  # takes seconds, unless the loading thread has imported it already
 
     if torch.cuda.is_available():
         return MachineMetrics(gpu_info=[_gpu(number) for number in range(torch.cuda.device_count())])

@@ -1,4 +1,4 @@
-"""Server-sent events: answers that go out while they are generated."""
+"""Responses as server-sent events."""
 
 import json
 import time
@@ -8,31 +8,35 @@ from typing import Any
 from flask import Response
 from werkzeug.exceptions import ClientDisconnected
 
-from app.api import error_handlers as errors
+from app.api.errors import ErrorFormatter, describe_error
 
-# Proxies close connections that are silent for a minute or so.
+# Proxies close connections that are silent for about a minute.
 KEEP_ALIVE_SECONDS = 10.0
 
 
 def message(data: Any, event: str | None = None) -> str:
-    """One event with `data` as JSON, or as it is where it is text."""
+    """Return one event; `data` is encoded as JSON unless it is text."""
     name = f"event: {event}\n" if event else ""
     return f"{name}data: {data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def response(messages: Iterator[str | None], path: str) -> Response:
-    """Answer with messages as they come, a comment where there was none for KEEP_ALIVE_SECONDS, and what goes wrong.
+def response(messages: Iterator[str | None], format_error: ErrorFormatter) -> Response:
+    """Stream `messages`, with a comment after each KEEP_ALIVE_SECONDS of silence.
 
-    `messages` yields None at least so often; it is closed when the client goes away. `path` is the route's.
+    An exception becomes a last event `error`, which `format_error` formats.
+
+    Args:
+        messages: events; must yield None regularly while there is none. Closed if the client disconnects.
+        format_error: error formatter of the API.
     """
-    answer = Response(_events(messages, path), content_type="text/event-stream; charset=utf-8")
-    answer.headers["Cache-Control"] = "no-store"
-    # nginx would hold events back to fill its buffers.
-    answer.headers["X-Accel-Buffering"] = "no"
-    return answer
+    stream = Response(_events(messages, format_error), content_type="text/event-stream; charset=utf-8")
+    stream.headers["Cache-Control"] = "no-store"
+    # Without it nginx buffers the events.
+    stream.headers["X-Accel-Buffering"] = "no"
+    return stream
 
 
-def _events(messages: Iterator[str | None], path: str) -> Iterator[str]:
+def _events(messages: Iterator[str | None], format_error: ErrorFormatter) -> Iterator[str]:
     sent = time.monotonic()
     try:
         for text in messages:
@@ -44,4 +48,4 @@ def _events(messages: Iterator[str | None], path: str) -> Iterator[str]:
     except ClientDisconnected:
         return
     except Exception as error:
-        yield message(errors.told(error, path)[1], "error")
+        yield message(format_error(describe_error(error))[1], "error")

@@ -1,50 +1,63 @@
-"""What a request brings beside its fields."""
+"""Submit requests to the engine."""
 
 from collections.abc import Sequence
 
 from flask import g, request
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
+from app.api.connection import ResponseWatch
+from app.api.context import loaded_engine
 from app.engine.request import GenerationRequest
-from app.model_server import Ready
-from app.output.stream import Reader
+from app.output.stream import OutputStream
 
 
-def require_object(example: str) -> None:
-    """Refuse a body that is not one JSON object such as `example`."""
-    # As in KAITO, no content type at all means JSON.
+def check_body(example: str) -> None:
+    """Check that a POST request can be served and has a JSON object, for example `example`, as its body.
+
+    Raises:
+        NotReadyError: the model is loading, or the server is shutting down.
+        UnsupportedMediaType: the content type is not JSON.
+        BadRequest: the body is not a JSON object.
+    """
+    if request.method != "POST":
+        return
+    loaded_engine()
+    # KAITO reads a body without a content type as JSON.
     if request.mimetype and not request.is_json:
-        raise UnsupportedMediaType("The body must be JSON: send it with the header Content-Type: application/json.")
+        raise UnsupportedMediaType("The body must be JSON. Send it with the header Content-Type: application/json.")
     try:
         body = request.get_json(force=True)
     except RecursionError:
-        raise BadRequest("The body is nested too deeply.") from None
+        raise BadRequest("The JSON body is nested too deeply. Send fewer levels of arrays and objects.") from None
     if not isinstance(body, dict):
-        raise BadRequest(f"The body must be a JSON object, such as {example}.")
+        raise BadRequest(f"The body must be a JSON object, for example {example}.")
 
 
-def ask(ready: Ready, wanted: GenerationRequest, stops: Sequence[str] = ()) -> Reader:
-    """Let in what this request asks for; where its answer is not read to the end, it is cancelled with the response.
+def submit(engine_request: GenerationRequest, stop_strings: Sequence[str] = ()) -> OutputStream:
+    """Submit `engine_request` and return the stream of its output, which is closed with the HTTP response.
 
     Raises:
-        BadRequest: X-Request-Timeout is no number of seconds.
+        BadRequest: X-Request-Timeout is not a positive number.
         QueueFullError, EngineError: see Engine.submit.
     """
-    most = _seconds(ready.limits.settings.max_request_seconds)
-    reader = ready.ask(wanted, request.environ.get("gunicorn.socket"), most, stops)
-    g.setdefault("generations", []).append(reader.generation)
-    return reader
+    loaded = loaded_engine()
+    watch = ResponseWatch(request.environ.get("gunicorn.socket"), _time_limit(loaded.limits.max_request_seconds))
+    stream = loaded.engine.submit(engine_request)
+    loaded.metrics.admitted(stream.worker)
+    output = OutputStream(stream, loaded.tokenizer, loaded.metrics, watch.check, stop_strings)
+    g.setdefault("outputs", []).append(output)
+    return output
 
 
-def _seconds(most: float) -> float:
-    """How long the answer may take: what X-Request-Timeout asks for, and `most` at most."""
-    given = request.headers.get("X-Request-Timeout")
-    if given is None:
-        return most
+def _time_limit(maximum: float) -> float:
+    """Return the seconds that the response may take: X-Request-Timeout, but at most `maximum`."""
+    header = request.headers.get("X-Request-Timeout")
+    if header is None:
+        return maximum
     try:
-        wanted = float(given)
+        seconds = float(header)
     except ValueError:
-        wanted = 0.0
-    if not wanted > 0:
-        raise BadRequest(f"X-Request-Timeout is {given[:100]!r}: it should be a number of seconds above 0.")
-    return min(wanted, most)
+        seconds = 0.0
+    if not seconds > 0:
+        raise BadRequest(f"X-Request-Timeout is {header[:100]!r}; it must be a number of seconds above 0.")
+    return min(seconds, maximum)

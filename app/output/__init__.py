@@ -1,1 +1,1 @@
-"""Turns the engine's token stream into text."""
+"""Turn the engine's stream of tokens into text."""

@@ -1,4 +1,4 @@
-"""The application as a whole: its document, its request ids."""
+"""The application as a whole: OpenAPI document and request IDs."""
 
 import re
 from pathlib import Path
@@ -10,25 +10,25 @@ from flask.testing import FlaskClient
 from app.api.chat.schema import ChatRequest, GenerateKwargs
 from app.factory import create_app
 from app.metrics import Metrics
-from app.model_server import Runtime
+from app.model_server import ModelServer
 from app.settings import Settings
 
 
 @pytest.fixture(scope="module")
 def client() -> FlaskClient:
-    """An application whose model never loads."""
-    return create_app(Runtime(Settings(model=Path()), Metrics("none"))).test_client()
+    """Return a client of an application whose model never loads."""
+    return create_app(ModelServer(Settings(model=Path()), Metrics("none"))).test_client()
 
 
 @pytest.fixture(scope="module")
 def document(client: FlaskClient) -> dict[str, Any]:
     response = client.get("/openapi.json")
     assert response.status_code == 200
-    answer: dict[str, Any] = response.get_json()
-    return answer
+    body: dict[str, Any] = response.get_json()
+    return body
 
 
-def test_the_document_holds_every_route(client: FlaskClient, document: dict[str, Any]) -> None:
+def test_openapi_document_has_every_route(client: FlaskClient, document: dict[str, Any]) -> None:
     rules = {
         (re.sub("<(.*?)>", r"{\1}", rule.rule), method.lower())
         for rule in client.application.url_map.iter_rules()
@@ -38,7 +38,7 @@ def test_the_document_holds_every_route(client: FlaskClient, document: dict[str,
     assert rules == {(path, method) for path, methods in document["paths"].items() for method in methods}
 
 
-def test_the_document_tells_every_field_with_meaning_default_and_range(document: dict[str, Any]) -> None:
+def test_openapi_document_has_description_default_and_range_of_every_field(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     for model in (ChatRequest, GenerateKwargs):
         properties = schemas[model.__name__]["properties"]
@@ -54,14 +54,14 @@ def test_the_document_tells_every_field_with_meaning_default_and_range(document:
     assert kwargs["max_length"]["minimum"] == 1
 
 
-def test_the_document_tells_every_error_of_chat(document: dict[str, Any]) -> None:
+def test_openapi_document_has_every_error_of_chat(document: dict[str, Any]) -> None:
     assert set(document["paths"]["/chat"]["post"]["responses"]) == {
         *("200", "400", "401", "413", "415", "422", "429", "500", "503", "504"),
     }
     assert "422" not in document["paths"]["/livez"]["get"]["responses"]
 
 
-def test_every_reference_in_the_document_leads_somewhere(document: dict[str, Any]) -> None:
+def test_every_reference_in_the_openapi_document_resolves(document: dict[str, Any]) -> None:
     def references(node: Any) -> list[str]:
         if isinstance(node, dict):
             own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
@@ -74,17 +74,19 @@ def test_every_reference_in_the_document_leads_somewhere(document: dict[str, Any
         assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
 
 
-def test_a_request_id_is_taken_over(client: FlaskClient) -> None:
+def test_valid_request_id_of_the_client_is_kept(client: FlaskClient) -> None:
     assert client.get("/livez", headers={"X-Request-Id": "from-the-gateway"}).headers["X-Request-Id"] == (
         "from-the-gateway"
     )
 
 
-@pytest.mark.parametrize("given", [None, "", "with space", "x" * 129, 'quote"'])
-def test_a_request_id_is_made_where_there_is_none_that_can_be_logged(client: FlaskClient, given: str | None) -> None:
+@pytest.mark.parametrize("client_id", [None, "", "with space", "x" * 129, 'quote"'])
+def test_request_id_is_generated_if_the_client_sends_no_valid_one(client: FlaskClient, client_id: str | None) -> None:
     first, second = (
-        client.get("/livez", headers={"X-Request-Id": given} if given is not None else {}).headers["X-Request-Id"]
+        client.get("/livez", headers={"X-Request-Id": client_id} if client_id is not None else {}).headers[
+            "X-Request-Id"
+        ]
         for _ in range(2)
     )
     assert len(first) == 32
-    assert first not in {given, second}
+    assert first not in {client_id, second}

@@ -1,4 +1,4 @@
-"""Logs are JSON lines."""
+"""Logs as JSON lines."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
-def test_a_record_is_one_line_with_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_record_is_one_line_with_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info")
     logs.logger("here").info("done", seconds=1.5)
     (line,) = lines(capsys)
@@ -34,21 +34,21 @@ def test_a_record_is_one_line_with_its_fields(capsys: pytest.CaptureFixture[str]
     assert line == {"event": "done", "seconds": 1.5, "level": "info", "logger": "here"}
 
 
-def test_records_of_libraries_look_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_library_log_records_have_the_same_format(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info")
     logging.getLogger("library").warning("two\nlines %s", 3)
     (line,) = lines(capsys)
     assert (line["event"], line["level"], line["logger"]) == ("two\nlines 3", "warning", "library")
 
 
-def test_records_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_records_below_the_level_are_dropped(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("warning")
     logs.logger("here").info("quiet")
     logs.logger("here").warning("loud")
     assert [line["event"] for line in lines(capsys)] == ["loud"]
 
 
-def test_an_exception_carries_its_traceback_in_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logged_exception_contains_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info")
     try:
         _ = 1 / 0

@@ -1,35 +1,36 @@
-"""The model's life in the process."""
+"""Life cycle of the model in the process."""
 
 from pathlib import Path
 
 import pytest
 
+from app.exceptions import NotReadyError
 from app.metrics import Metrics
-from app.model_server import NotReadyError, Runtime
+from app.model_server import ModelServer
 from app.settings import Settings
 from tools.harness.server import Server
 
 
 @pytest.fixture
-def runtime() -> Runtime:
-    return Runtime(Settings(model=Path()), Metrics("none"))
+def model_server() -> ModelServer:
+    return ModelServer(Settings(model=Path()), Metrics("none"))
 
 
-def test_a_server_that_loads_says_so_and_when_to_come_back(runtime: Runtime) -> None:
+def test_loading_server_is_not_ready(model_server: ModelServer) -> None:
     with pytest.raises(NotReadyError, match="loading") as refused:
-        runtime.ready()
+        model_server.ready()
     assert refused.value.retry_after > 0
-    assert not runtime.loaded
-    assert runtime.alive
+    assert not model_server.loaded
+    assert model_server.alive
 
 
-def test_a_server_that_drains_says_so(runtime: Runtime) -> None:
-    runtime.drain(lambda: None)
-    with pytest.raises(NotReadyError, match="stopping"):
-        runtime.ready()
+def test_draining_server_is_not_ready(model_server: ModelServer) -> None:
+    model_server.drain(lambda: None)
+    with pytest.raises(NotReadyError, match="shutting down"):
+        model_server.ready()
 
 
-def test_a_folder_without_a_checkpoint_ends_the_server_and_says_why(tmp_path: Path) -> None:
+def test_directory_without_a_checkpoint_stops_the_server(tmp_path: Path) -> None:
     server = Server(tmp_path)
     assert server.process.wait(120) == 3
     server.stop()
@@ -38,7 +39,7 @@ def test_a_folder_without_a_checkpoint_ends_the_server_and_says_why(tmp_path: Pa
     assert "checkpoint" in reason
 
 
-def test_a_context_beyond_the_models_ends_the_server_with_both_numbers(tiny_model: Path) -> None:
+def test_context_above_the_model_limit_stops_the_server(tiny_model: Path) -> None:
     server = Server(tiny_model, "--max-context", "9000")
     assert server.process.wait(120) == 3
     server.stop()
@@ -47,7 +48,7 @@ def test_a_context_beyond_the_models_ends_the_server_with_both_numbers(tiny_mode
     assert "8192" in reason
 
 
-def test_a_context_that_does_not_fit_into_memory_ends_the_server_with_the_numbers(tiny_model: Path) -> None:
+def test_context_that_does_not_fit_into_memory_stops_the_server(tiny_model: Path) -> None:
     server = Server(tiny_model, "--max-context", "8192", "--memory-share", "0.0001")
     assert server.process.wait(120) == 3
     server.stop()
@@ -56,7 +57,7 @@ def test_a_context_that_does_not_fit_into_memory_ends_the_server_with_the_number
         assert said in reason
 
 
-def test_weights_that_are_cut_short_end_the_server_and_are_named(tiny_model: Path, tmp_path: Path) -> None:
+def test_truncated_weights_stop_the_server(tiny_model: Path, tmp_path: Path) -> None:
     for file in tiny_model.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = tmp_path / "model.safetensors"

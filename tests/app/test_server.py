@@ -1,4 +1,4 @@
-"""gunicorn as configured: under load, when clients leave, when told to stop."""
+"""gunicorn as configured: under load, with disconnecting clients, and during shutdown."""
 
 import concurrent.futures
 import contextlib
@@ -23,7 +23,7 @@ LONG = {"max_new_tokens": 400, "min_new_tokens": 400}
 
 @pytest.fixture
 def busy(demo: Path) -> Iterator[Server]:
-    """A server of its own, since it is filled up and stopped: 16 run, 25 wait."""
+    """Serve up to 16 running and 25 waiting requests, separately, because the tests fill the server and stop it."""
     bounds = ("--max-context", "512", "--max-concurrency", "16", "--max-queue", "25")
     with running(demo, "--dtype", "float32", *bounds, "--drain-seconds", "60") as server:
         yield server
@@ -32,12 +32,12 @@ def busy(demo: Path) -> Iterator[Server]:
 def wait_for(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < end, "it did not happen within a minute"
+        assert time.monotonic() < end, "the condition did not hold within a minute"
         time.sleep(0.05)
 
 
-def ask(server: Server, **kwargs: object) -> socket.socket:
-    """Send a question without waiting for the answer."""
+def send_request(server: Server, **kwargs: object) -> socket.socket:
+    """Send a request without waiting for the response."""
     address = urlsplit(server.url)
     connection = socket.create_connection((address.hostname, address.port))
     body = json.dumps({"prompt": "<|user|>\nCount.<|end|>\n<|assistant|>\n", "generate_kwargs": kwargs}).encode()
@@ -49,12 +49,12 @@ def ask(server: Server, **kwargs: object) -> socket.socket:
 
 
 def load(server: Server) -> tuple[float, float]:
-    """Requests that run, and that wait."""
+    """Return the numbers of running and waiting requests."""
     return server.metric("vllm:num_requests_running"), server.metric("vllm:num_requests_waiting")
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
-def test_a_cpu_without_arithmetic_in_bfloat16_serves_such_weights(
+def test_cpu_without_bfloat16_arithmetic_serves_bfloat16_weights(
     demo: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
@@ -63,8 +63,8 @@ def test_a_cpu_without_arithmetic_in_bfloat16_serves_such_weights(
         assert any("weights packed" in line and "float32" in line for line in server.lines)
 
 
-def test_a_busy_server_answers_health_checks_refuses_beyond_its_bound_and_forgets_who_left(busy: Server) -> None:
-    connections = [ask(busy, **LONG) for _ in range(32)]
+def test_busy_server_passes_health_checks_refuses_excess_requests_and_cancels_abandoned_ones(busy: Server) -> None:
+    connections = [send_request(busy, **LONG) for _ in range(32)]
     wait_for(lambda: load(busy) == (16, 16))
     with httpx.Client() as client:
         seconds = []
@@ -74,15 +74,15 @@ def test_a_busy_server_answers_health_checks_refuses_beyond_its_bound_and_forget
             seconds.append(time.perf_counter() - started)
     print(f"/livez with 32 requests in flight: p99 {statistics.quantiles(seconds, n=100)[98] * 1000:.1f} ms")
 
-    connections += [ask(busy, **LONG) for _ in range(9)]
+    connections += [send_request(busy, **LONG) for _ in range(9)]
     wait_for(lambda: load(busy) == (16, 25))
     with concurrent.futures.ThreadPoolExecutor(64) as pool:
         refused = list(pool.map(lambda _: busy.chat("Hello"), range(159)))
-    assert {answer.status_code for answer in refused} == {429}
+    assert {response.status_code for response in refused} == {429}
     assert "CHAT_MAX_QUEUE" in refused[0].json()["detail"]
-    # They are told to come back one after another, as places become free.
-    told = sorted(int(answer.headers["Retry-After"]) for answer in refused)
-    assert told[-1] > told[0] >= 1
+    # Retry-After spreads the clients over the time in which slots become free.
+    seconds_to_wait = sorted(int(response.headers["Retry-After"]) for response in refused)
+    assert seconds_to_wait[-1] > seconds_to_wait[0] >= 1
     assert busy.chat("Hello", top_k=-1).status_code == 400
 
     for connection in connections:
@@ -91,53 +91,53 @@ def test_a_busy_server_answers_health_checks_refuses_beyond_its_bound_and_forget
     assert busy.chat("Hello", max_new_tokens=1).status_code == 200
 
 
-def test_a_server_told_to_stop_finishes_what_runs_and_refuses_the_rest(busy: Server) -> None:
+def test_stopping_server_completes_running_requests_and_refuses_new_ones(busy: Server) -> None:
     with (
         concurrent.futures.ThreadPoolExecutor() as pool,
-        httpx.Client(base_url=busy.url) as kept,
+        httpx.Client(base_url=busy.url) as client,
     ):
         running = pool.submit(busy.chat, "Hello", max_new_tokens=60, min_new_tokens=60, return_dict_in_generate=True)
         wait_for(lambda: load(busy)[0] == 1)
-        kept.get("/livez")
+        client.get("/livez")
         stopped = pool.submit(busy.stop)
         wait_for(lambda: any("Handling signal" in line["event"] for line in busy.log()))
-        refused = kept.get("/readyz")
+        refused = client.get("/readyz")
         assert refused.status_code == 503
         assert "Retry-After" in refused.headers
-        # The next request of this client finds another server.
+        # The next request of this client reaches another server.
         assert refused.headers["Connection"] == "close"
         refused = httpx.get(f"{busy.url}/readyz")
         assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
-        answer = running.result()
-        assert answer.status_code == 200
-        assert answer.json()["Details"][0]["completion_tokens"] == 60
+        response = running.result()
+        assert response.status_code == 200
+        assert response.json()["Details"][0]["completion_tokens"] == 60
         assert stopped.result() == 0
 
 
-def test_connections_are_kept_longer_than_a_client_thinks_and_silent_ones_are_not(tiny_server: Server) -> None:
+def test_used_connections_stay_open_and_silent_ones_are_closed(tiny_server: Server) -> None:
     address = httpx.URL(tiny_server.url)
     with (
-        contextlib.closing(http.client.HTTPConnection(address.host, address.port)) as kept,
+        contextlib.closing(http.client.HTTPConnection(address.host, address.port)) as used,
         socket.create_connection((address.host, address.port), timeout=15) as silent,
     ):
         for _ in range(2):
-            kept.request("GET", "/livez")
-            response = kept.getresponse()
+            used.request("GET", "/livez")
+            response = used.getresponse()
             assert (response.status, response.read() != b"", response.will_close) == (200, True, False)
-            connection = kept.sock
+            connection = used.sock
             time.sleep(3)
-        assert kept.sock is connection
+        assert used.sock is connection
         assert silent.recv(1) == b""
 
 
 def stream(server: Server, tokens: int) -> str:
-    """Everything that a stream of so many tokens brings."""
+    """Return all events of a stream of `tokens` tokens."""
     body = {"prompt": "Hello", "generate_kwargs": {"max_new_tokens": tokens, "min_new_tokens": tokens}}
     with httpx.Client(timeout=300) as client:
         return client.post(f"{server.url}/chat", json=body, headers={"Accept": "text/event-stream"}).text
 
 
-def test_streams_are_complete_when_the_server_is_told_to_stop(busy: Server) -> None:
+def test_stopping_server_completes_running_streams(busy: Server) -> None:
     with concurrent.futures.ThreadPoolExecutor(17) as pool:
         streams = [pool.submit(stream, busy, 30) for _ in range(16)]
         wait_for(lambda: load(busy) == (16, 0))
@@ -146,22 +146,22 @@ def test_streams_are_complete_when_the_server_is_told_to_stop(busy: Server) -> N
     assert all("\n\nevent: result\ndata: " in text for text in texts)
 
 
-def test_streams_beyond_the_time_to_drain_end_with_an_error(tiny_model: Path) -> None:
+def test_streams_beyond_the_drain_time_end_with_an_error(tiny_model: Path) -> None:
     with running(tiny_model, "--drain-seconds", "1") as server, concurrent.futures.ThreadPoolExecutor() as pool:
         streams = [pool.submit(stream, server, 8000) for _ in range(4)]
         wait_for(lambda: load(server) == (4, 0))
         assert pool.submit(server.stop).result() == 0
         texts = [one.result() for one in streams]
     for text in texts:
-        assert text.rstrip().rsplit("\n\n", 1)[1].startswith('event: error\ndata: {"detail": "The server stopped')
+        assert text.rstrip().rsplit("\n\n", 1)[1].startswith('event: error\ndata: {"detail": "The server shut down')
 
 
 @pytest.mark.slow
-def test_clients_that_leave_after_the_first_token_leave_nothing_behind(tiny_model: Path) -> None:
+def test_disconnected_clients_leave_no_running_requests(tiny_model: Path) -> None:
     with running(tiny_model, "--max-queue", "100") as server:
         before = server.metric("vllm:generation_tokens_total")
 
-        def leave(_: int) -> None:
+        def disconnect(_: int) -> None:
             body = {"prompt": "Hello", "generate_kwargs": {"max_new_tokens": 8000, "min_new_tokens": 8000}}
             headers = {"Accept": "text/event-stream"}
             with (
@@ -171,16 +171,16 @@ def test_clients_that_leave_after_the_first_token_leave_nothing_behind(tiny_mode
                 next(response.iter_lines())
 
         with concurrent.futures.ThreadPoolExecutor(100) as pool:
-            list(pool.map(leave, range(100)))
-        left = time.monotonic()
+            list(pool.map(disconnect, range(100)))
+        disconnected = time.monotonic()
         wait_for(lambda: load(server) == (0, 0))
-        print(f"nothing ran {time.monotonic() - left:.2f} s after 100 clients had left")
+        print(f"nothing ran {time.monotonic() - disconnected:.2f} s after 100 clients disconnected")
         assert server.metric("vllm:kv_cache_usage_perc") == 0
         assert server.metric("vllm:generation_tokens_total") - before < 100 * 8000
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_replaced(tiny_model: Path) -> None:
+def test_killed_worker_is_replaced(tiny_model: Path) -> None:
     with running(tiny_model) as server:
         (worker,) = (line["event"] for line in server.log() if "Booting worker" in line["event"])
         first = int(worker.rsplit(" ", 1)[1])
@@ -190,15 +190,15 @@ def test_a_worker_that_is_killed_is_replaced(tiny_model: Path) -> None:
         assert server.chat("Hello", max_new_tokens=1).status_code == 200
 
 
-def test_the_log_tells_of_requests_and_never_what_was_said(tiny_server: Server) -> None:
-    said = "xylophone"
-    ok = tiny_server.chat(said, max_new_tokens=3, return_dict_in_generate=True)
-    tiny_server.chat(said, top_p=7)
-    tiny_server.chat(said, repetition_penalty=1e-39)
+def test_log_contains_requests_but_never_their_text(tiny_server: Server) -> None:
+    text = "xylophone"
+    ok = tiny_server.chat(text, max_new_tokens=3, return_dict_in_generate=True)
+    tiny_server.chat(text, top_p=7)
+    tiny_server.chat(text, repetition_penalty=1e-39)
     (line,) = (line for line in tiny_server.log() if line.get("request_id") == ok.headers["X-Request-Id"])
     assert (line["route"], line["status"], line["completion_tokens"]) == ("/chat", 200, 3)
     assert line["prompt_tokens"] == ok.json()["Details"][0]["prompt_tokens"]
     assert line["seconds"] >= 0
-    text = "".join(tiny_server.lines)
-    assert said not in text
-    assert ok.json()["Details"][0]["text"] not in text
+    log = "".join(tiny_server.lines)
+    assert text not in log
+    assert ok.json()["Details"][0]["text"] not in log

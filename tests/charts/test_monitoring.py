@@ -26,8 +26,8 @@ def exported() -> dict[str, set[str]]:
         cast("Engine", SimpleNamespace(running=1, waiting=1)),
         cast("KVCacheManager", SimpleNamespace(num_reserved=1, num_slots=2)),
     )
-    metrics.answered("POST", "/chat", 200)
-    metrics.served(new_stream(request([1], 1)), "stop")
+    metrics.response_started("POST", "/chat", 200)
+    metrics.request_finished(new_stream(request([1], 1)), "stop")
     families = text_string_to_metric_families(metrics.text().decode())
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 

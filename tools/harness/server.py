@@ -1,4 +1,4 @@
-"""A real server: gunicorn in a process of its own, started and stopped by tests."""
+"""A real server: gunicorn in its own process, which tests and benchmarks start and stop."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ START_SECONDS = 120
 
 
 class Server:
-    """A running server, its address and its log."""
+    """A server process with its address and its log."""
 
     def __init__(self, model: Path, *flags: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
@@ -49,18 +49,18 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Address, once it listens."""
+        """The address of the server; waits until the server listens."""
         self._listening.wait(START_SECONDS)
         assert self._url, "".join(self.lines)
         return self._url
 
     @functools.cached_property
     def http(self) -> httpx.Client:
-        """A client of this server: httpx.get and its like read all certificates anew for each request."""
+        """A client of this server. It is faster than `httpx.get`, which reads all certificates for each request."""
         return httpx.Client(base_url=self.url, timeout=300, limits=httpx.Limits(max_keepalive_connections=0))
 
     def wait_until_ready(self) -> None:
-        """Return when the model is loaded."""
+        """Wait until the model is loaded."""
         end = time.monotonic() + START_SECONDS
         while self.http.get("/readyz").status_code != 200:
             assert self.process.poll() is None, "".join(self.lines)
@@ -68,7 +68,7 @@ class Server:
             time.sleep(0.1)
 
     def chat(self, prompt: str | None = None, **fields: Any) -> httpx.Response:
-        """POST /chat with `prompt`, the request's fields, and all others as generate_kwargs."""
+        """Send POST /chat with `prompt` and `fields`; fields that `/chat` does not have become generate_kwargs."""
         own = {name: fields.pop(name) for name in list(fields) if name in REQUEST_FIELDS}
         body = (
             own | ({"prompt": prompt} if prompt is not None else {}) | ({"generate_kwargs": fields} if fields else {})
@@ -76,19 +76,19 @@ class Server:
         return self.http.post("/chat", json=body)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of a metric."""
-        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        """Return the value of a metric."""
+        pairs = [f'{label}="{value}"' for label, value in labels.items()]
         for line in self.http.get("/metrics").text.splitlines():
-            if line.startswith((f"{name} ", f"{name}{{")) and all(label in line for label in wanted):
+            if line.startswith((f"{name} ", f"{name}{{")) and all(pair in line for pair in pairs):
                 return float(line.rsplit(" ", 1)[1])
         raise KeyError(name)
 
     def log(self) -> list[dict[str, Any]]:
-        """The log so far, parsed."""
+        """Return the parsed log records so far."""
         return [json.loads(line) for line in self.lines if line.strip()]
 
     def stop(self, sig: int = signal.SIGTERM) -> int:
-        """End the server where it still runs, and return its exit status."""
+        """Stop the server if it still runs, and return its exit status."""
         self.process.send_signal(sig)
         status = self.process.wait(60)
         self._reader.join(10)
@@ -111,7 +111,7 @@ REQUEST_FIELDS = {
 
 @contextmanager
 def running(model: Path, *flags: str) -> Iterator[Server]:
-    """A server that is ready, stopped at the end."""
+    """Run a server that is ready, and stop it at the end."""
     server = Server(model, *flags)
     try:
         server.wait_until_ready()

@@ -1,1 +1,1 @@
-"""KAITO's `/chat`."""
+"""`POST /chat`, the API of KAITO's phi-3 preset."""

@@ -1,34 +1,15 @@
-"""What `/chat` takes and answers: the one place where fields, defaults, ranges and meanings stand."""
+"""Request and response of `/chat`: the single definition of fields, defaults, ranges and meanings."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.api.schema import Message, Text, TokenId
 
-def _text(value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("it holds half of a surrogate pair, which is no character: send whole characters") from None
-    return value
-
-
-Text = Annotated[str, AfterValidator(_text)]
-TokenId = Annotated[int, Field(ge=0)]
-# fail_fast: a long list of wrong items is one error.
+# fail_fast: a long list of invalid items is one error.
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
-
-class Message(BaseModel):
-    """One turn of a conversation."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    role: Literal["system", "user", "assistant"] = Field(description="who speaks")
-    content: Text = Field(description="what is said; tags such as <|end|> in it are text, not control tokens")
-
-
-# Where KAITO answers 422 to null; for all others null is the default, as if the field were not there.
+# Fields for which KAITO responds to null with 422. For all other fields null selects the default.
 NOT_NULL = {
     "max_length",
     "min_length",
@@ -43,146 +24,160 @@ NOT_NULL = {
 }
 
 
-def _document(schema: dict[str, Any]) -> None:
-    """Tell in the JSON schema of GenerateKwargs which fields may be null."""
+def _document_null(schema: dict[str, Any]) -> None:
+    """Add null to the types of the fields of GenerateKwargs that accept it."""
     for name, field in schema["properties"].items():
         types = field.get("anyOf", [field])
         if name not in NOT_NULL and {"type": "null"} not in types:
-            kept = {key: field.pop(key) for key in list(field) if key not in {"default", "description", "title"}}
-            field["anyOf"] = [kept, {"type": "null"}]
+            keywords = {key: field.pop(key) for key in list(field) if key not in {"default", "description", "title"}}
+            field["anyOf"] = [keywords, {"type": "null"}]
     schema["example"] = {"max_length": 200, "temperature": 0.7, "top_p": 0.9}
 
 
 class GenerateKwargs(BaseModel):
-    """How the answer is generated; names, meanings and defaults are those of KAITO and transformers."""
+    """Generation parameters, with the names, meanings and defaults of KAITO and transformers."""
 
     model_config = ConfigDict(
         extra="forbid",
         allow_inf_nan=False,
-        json_schema_extra=_document,
+        json_schema_extra=_document_null,
     )
 
     max_length: int = Field(
-        200, ge=1, description="tokens of prompt and answer together, at most; the prefix does not count"
+        200, ge=1, description="maximum tokens of prompt and completion together; the prefix does not count"
     )
-    max_new_tokens: int | None = Field(
-        None, ge=1, description="tokens of the answer, at most; where given, max_length does not count"
-    )
+    max_new_tokens: int | None = Field(None, ge=1, description="maximum tokens of the completion; overrides max_length")
     min_length: int = Field(
-        0, ge=0, description="tokens of prompt and answer together, at least; the prefix does not count"
+        0, ge=0, description="minimum tokens of prompt and completion together; the prefix does not count"
     )
-    min_new_tokens: int | None = Field(
-        None, ge=0, description="tokens of the answer, at least; where given, min_length does not count"
+    min_new_tokens: int | None = Field(None, ge=0, description="minimum tokens of the completion; overrides min_length")
+    do_sample: bool = Field(
+        True, description="sample each token; false selects greedy search, or beam search if num_beams is above 1"
     )
-    do_sample: bool = Field(True, description="draw each token, rather than take the likeliest (or search with beams)")
     early_stopping: bool | Literal["never"] = Field(
         False,
-        description="when beam search stops: true, as soon as num_beams answers are complete; "
-        'false, when a better one is unlikely; "never", when there cannot be a better one',
+        description="when beam search stops: true, once num_beams sequences are complete; "
+        'false, once a better sequence is unlikely; "never", once a better sequence is impossible',
     )
-    num_beams: int = Field(1, ge=1, description="beams of beam search; 1 is no beam search")
+    num_beams: int = Field(1, ge=1, description="number of beams; 1 disables beam search")
     num_beam_groups: int = Field(
-        1,
-        ge=1,
-        description="groups of beams that are made to differ (diverse beam search); must divide num_beams",
+        1, ge=1, description="number of groups in diverse beam search; must divide num_beams; 1 disables it"
     )
     diversity_penalty: float = Field(
         0.0,
         ge=0,
-        description="taken from a token's score for every beam of an earlier group that chose it at the same step; "
-        "must be above 0 where num_beam_groups is above 1",
+        description="subtracted from a token's score for each beam of an earlier group that chose it at the same step; "
+        "must be above 0 if num_beam_groups is above 1",
     )
     seed: int | None = Field(
         None,
         ge=0,
         lt=2**63,
-        description="makes draws repeat: the same seed, prompt and settings give the same answer; default: a fresh one",
+        description="seed of the random numbers: the same seed, prompt and parameters give the same completion; "
+        "default: a fresh seed",
     )
     temperature: float = Field(
         1.0,
         ge=0,
-        description="divides the scores before drawing: lower is more certain; 0 is do_sample false",
+        description="divides the logits before sampling: lower is more deterministic; 0 disables sampling",
     )
-    top_k: int = Field(10, ge=0, description="draw from that many likeliest tokens; 0 is all")
-    top_p: float = Field(1.0, ge=0, le=1, description="draw from the likeliest tokens that together reach this share")
+    top_k: int = Field(10, ge=0, description="sample from the top_k most likely tokens; 0 disables the filter")
+    top_p: float = Field(
+        1.0, ge=0, le=1, description="sample from the most likely tokens whose cumulative probability reaches top_p"
+    )
     typical_p: float = Field(
-        1.0, gt=0, le=1, description="draw from the most typical tokens that together reach this share"
+        1.0,
+        gt=0,
+        le=1,
+        description="sample from the most typical tokens whose cumulative probability reaches typical_p",
     )
     min_p: float | None = Field(
-        None, ge=0, le=1, description="draw from tokens at least this share as likely as the likeliest"
+        None, ge=0, le=1, description="sample from tokens at least min_p times as likely as the most likely token"
     )
     epsilon_cutoff: float | None = Field(
-        None, ge=0, lt=1, description="draw from tokens of at least this probability; 0 is off"
+        None, ge=0, lt=1, description="sample from tokens of at least this probability; 0 disables the filter"
     )
     eta_cutoff: float | None = Field(
-        None, ge=0, lt=1, description="draw from tokens above a bound that falls with the entropy; 0 is off"
+        None,
+        ge=0,
+        lt=1,
+        description="sample from tokens above a bound that decreases with the entropy; 0 disables the filter",
     )
     repetition_penalty: float = Field(
         1.0,
         gt=0,
-        description="above 1, tokens of prompt and answer so far become less likely; below 1, likelier",
+        description="above 1, tokens of prompt and completion become less likely; below 1, more likely",
     )
     encoder_repetition_penalty: float | None = Field(
-        None, gt=0, description="above 1, tokens of the prompt become likelier; below 1, less likely"
+        None, gt=0, description="above 1, tokens of the prompt become more likely; below 1, less likely"
     )
     length_penalty: float = Field(
         1.0,
         ge=-10,
         le=10,
-        description="exponent of the length by which a beam's score is divided: above 0 favours long answers",
+        description="exponent of the length that divides a beam's score: above 0 favours long sequences",
     )
     no_repeat_ngram_size: int = Field(
-        0, ge=0, le=1000, description="no run of that many tokens occurs twice in prompt and answer; 0 is off"
+        0,
+        ge=0,
+        le=1000,
+        description="length of the n-grams that occur only once in prompt and completion; 0 disables the filter",
     )
     encoder_no_repeat_ngram_size: int = Field(
         0,
         ge=0,
         le=1000,
-        description="no run of that many tokens of the prompt occurs in the answer; 0 is off",
+        description="length of the n-grams of the prompt that the completion must not contain; 0 disables the filter",
     )
     bad_words_ids: Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)] | None = Field(
-        None, description="runs of token ids that are never generated"
+        None, description="sequences of token IDs that are never generated"
     )
-    suppress_tokens: TokenIds | None = Field(None, description="token ids that are never generated")
-    begin_suppress_tokens: TokenIds | None = Field(None, description="token ids that the answer does not begin with")
-    num_return_sequences: int = Field(1, ge=1, description="answers; several need sampling, or at least as many beams")
+    suppress_tokens: TokenIds | None = Field(None, description="token IDs that are never generated")
+    begin_suppress_tokens: TokenIds | None = Field(
+        None, description="token IDs that are never generated as the first token of the completion"
+    )
+    num_return_sequences: int = Field(
+        1, ge=1, description="number of sequences to return; above 1 requires sampling, or at least as many beams"
+    )
     output_scores: bool = Field(
         False,
-        description="adds Details with the log probability of each token, and of the ten likeliest at each step",
+        description="add Details with the log probability of each token and of the ten most likely at each step",
     )
-    return_dict_in_generate: bool = Field(False, description="adds Details: each answer with its tokens and counts")
+    return_dict_in_generate: bool = Field(
+        False, description="add Details with the text, token IDs and token counts of each sequence"
+    )
     pad_token_id: TokenId | None = Field(
         None,
-        description="fills up Details.token_ids of answers that ended before others; default: the model's",
+        description="pads Details.token_ids of shorter sequences; default: the padding token of the model",
     )
     eos_token_id: TokenId | TokenIds | None = Field(
-        None, description="token id, or ids, that end an answer; default: the model's whole list"
+        None, description="token ID or IDs that end a sequence; default: all EOS tokens of the model"
     )
     forced_bos_token_id: TokenId | None = Field(
-        None, description="token id that comes first where the prompt is a single token"
+        None, description="first token ID of the completion if the prompt has only one token"
     )
     forced_eos_token_id: TokenId | TokenIds | None = Field(
-        None, description="token id, or one of ids, that comes last where max_length is reached"
+        None, description="last token ID, or one of several, of a completion that reaches max_length"
     )
     remove_invalid_values: bool = Field(
-        False, description="replaces scores that became nan or inf, rather than answer 400"
+        False, description="replace logits that became nan or infinity; otherwise they are an error 400"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_out_null(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {name: value for name, value in given.items() if value is not None or name in NOT_NULL}
+    def _drop_null(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: item for name, item in value.items() if item is not None or name in NOT_NULL}
 
     @property
     def sampled(self) -> bool:
-        """Whether tokens are drawn; a temperature of 0 leaves nothing to draw."""
+        """Whether tokens are sampled; a temperature of 0 is greedy."""
         return self.do_sample and self.temperature > 0
 
 
 class ChatRequest(BaseModel):
-    """A question: a prompt, or messages."""
+    """A prompt or a conversation to complete."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -199,78 +194,74 @@ class ChatRequest(BaseModel):
         description="text to continue; tags such as <|user|>, <|end|> and <|assistant|> are control tokens",
     )
     messages: Annotated[list[Message], Field(fail_fast=True)] | None = Field(
-        None, description="a conversation, instead of prompt; Result is then the answer alone"
+        None, description="conversation, instead of prompt; Result is then the completion without the prompt"
     )
     return_full_text: bool | None = Field(
-        True, description="Result is the prompt and the answer, rather than the answer alone; null is true"
+        True, description="return prompt and completion in Result; false returns the completion only; null is true"
     )
     clean_up_tokenization_spaces: bool | None = Field(
         False,
-        description="takes out spaces before punctuation and in contractions when decoding; null is false",
+        description="remove spaces before punctuation and in contractions of the completion; null is false",
     )
-    prefix: Text | None = Field(None, description="put before the prompt, and left out of Result")
+    prefix: Text | None = Field(None, description="text before the prompt that is not part of Result")
     handle_long_generation: Literal["hole"] | None = Field(
-        None, description='"hole": cuts the prompt on the left so that max_new_tokens fit the context'
+        None, description='"hole" truncates the prompt on the left so that max_new_tokens fit the context'
     )
     generate_kwargs: GenerateKwargs | None = Field(
-        default_factory=GenerateKwargs, description="how the answer is generated; null is the defaults"
+        default_factory=GenerateKwargs, description="generation parameters; null selects the defaults"
     )
 
 
 class TokenDetail(BaseModel):
-    """One of the likeliest tokens at a step."""
+    """One of the most likely tokens at a step."""
 
-    token_id: int = Field(description="token id")
+    token_id: int = Field(description="token ID")
     logprob: float = Field(description="log probability, natural logarithm")
 
 
-class AnswerDetails(BaseModel):
-    """One answer, in full."""
+class OutputDetails(BaseModel):
+    """One sequence in full."""
 
-    text: str = Field(description="the answer alone")
+    text: str = Field(description="text of the completion")
     token_ids: list[int] = Field(
-        description="the answer's token ids, filled up with pad_token_id to the length of the longest answer"
+        description="token IDs of the completion, padded with pad_token_id to the length of the longest sequence"
     )
-    finish_reason: Literal["stop", "length"] = Field(description="stop: an end token came; length: the limit")
-    prompt_tokens: int = Field(description="tokens of the prompt")
-    completion_tokens: int = Field(description="tokens of the answer, its end token included, padding not")
+    finish_reason: Literal["stop", "length"] = Field(
+        description="stop: an EOS token ended the sequence; length: it reached the maximum length"
+    )
+    prompt_tokens: int = Field(description="number of prompt tokens")
+    completion_tokens: int = Field(description="number of generated tokens, with the EOS token, without padding")
     logprobs: list[float] | None = Field(
         None,
-        description="with output_scores: log probability of each token, in the distribution it was chosen from",
+        description="with output_scores: log probability of each token in the distribution it was sampled from",
     )
     top_logprobs: list[list[TokenDetail]] | None = Field(
         None,
-        description="with output_scores: the likeliest tokens at each step, at most ten, likeliest first",
+        description="with output_scores: up to ten most likely tokens at each step, in descending order",
     )
 
 
 class ChatResponse(BaseModel):
-    """An answer."""
+    """A completion."""
 
-    Result: str = Field(description="the text; several answers are joined without anything between them")
-    Details: list[AnswerDetails] | None = Field(
-        None, description="with return_dict_in_generate or output_scores: each answer by itself"
+    Result: str = Field(description="text; several sequences are concatenated without a separator")
+    Details: list[OutputDetails] | None = Field(
+        None, description="with return_dict_in_generate or output_scores: each sequence separately"
     )
 
 
-class ChatPiece(BaseModel):
-    """What one answer gained, in a stream."""
+class ChatDelta(BaseModel):
+    """New text of one sequence, as a server-sent event."""
 
-    sequence: int = Field(description="number of the answer, from 0")
-    text: str = Field(description="text that follows what came before")
-
-
-class ErrorResponse(BaseModel):
-    """What was wrong, what is allowed, and what to do."""
-
-    detail: str
+    sequence: int = Field(description="index of the sequence, from 0")
+    text: str = Field(description="text that continues the sequence")
 
 
 class FieldError(BaseModel):
     """A field of the wrong type."""
 
-    type: str = Field(description="kind of the error, as pydantic names it")
-    loc: list[str | int] = Field(description="path of the field, from body")
+    type: str = Field(description="error type of pydantic")
+    loc: list[str | int] = Field(description="path of the field, starting with body")
     msg: str = Field(description="what is wrong")
 
 

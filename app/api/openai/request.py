@@ -1,12 +1,11 @@
-"""From a valid request of OpenAI's API to those that the engine can run."""
+"""Convert valid requests of OpenAI's API to requests of the engine."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from werkzeug.exceptions import NotFound
 
-from app.api.chat.request import Limits, RequestError, check_messages, encode_messages
-from app.api.chat.schema import Message
 from app.api.openai.schema import (
     ChatCompletionRequest,
     ChatMessage,
@@ -15,153 +14,176 @@ from app.api.openai.schema import (
     JsonSchemaFormat,
     ResponseFormat,
 )
+from app.api.prompt import check_messages, encode_messages
+from app.api.schema import Message
 from app.engine.request import GenerationRequest
 from app.engine.sampling_params import Grammar, SamplingParams
+from app.exceptions import RequestError
+from app.limits import Limits
 from app.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from app.engine.sampling.structured_output import GrammarCompiler
 
-# Tokens of an answer where the request does not say; room for them is kept free in the cache.
+# Maximum tokens of a completion without max_tokens. The engine reserves KV cache for all of them.
 DEFAULT_MAX_TOKENS = 4096
 
 
 def check_model(name: str | None, limits: Limits) -> None:
-    """Refuse a model that is not the one here; raises NotFound."""
-    served = limits.settings.name
-    if name is not None and name != served:
-        raise NotFound(f"There is no model {name[:100]!r} here: ask for {served!r}, or leave model out.")
+    """Check that `name` is the served model, or missing; raises NotFound."""
+    if name is not None and name != limits.model_name:
+        raise NotFound(f"The model {name[:100]!r} does not exist. Set model to {limits.model_name!r}, or leave it out.")
 
 
 def chat_request(
-    request_id: str, asked: ChatCompletionRequest, tokenizer: Tokenizer, limits: Limits, grammars: "GrammarCompiler"
+    request_id: str, body: ChatCompletionRequest, tokenizer: Tokenizer, limits: Limits, grammars: "GrammarCompiler"
 ) -> GenerationRequest:
-    """Build what the engine runs for a conversation.
+    """Return the engine's request for a conversation.
 
     Raises:
-        RequestError: fields contradict each other, the model or the limits.
-        NotFound: another model is asked for.
+        RequestError: fields conflict with each other, the model or the limits.
+        NotFound: the request names another model.
     """
-    check_model(asked.model, limits)
-    if asked.top_logprobs is not None and not asked.logprobs:
-        raise RequestError("top_logprobs needs logprobs: set that to true, or leave this out.", "top_logprobs")
-    if asked.max_tokens and asked.max_completion_tokens and asked.max_tokens != asked.max_completion_tokens:
+    check_model(body.model, limits)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise RequestError("top_logprobs requires logprobs. Set logprobs to true, or leave both out.", "top_logprobs")
+    if body.max_tokens and body.max_completion_tokens and body.max_tokens != body.max_completion_tokens:
         raise RequestError(
-            f"max_tokens is {asked.max_tokens} and max_completion_tokens {asked.max_completion_tokens}: "
-            "they are two names of one thing, so send one.",
+            f"max_tokens is {body.max_tokens}, but max_completion_tokens is {body.max_completion_tokens}. "
+            "Both have the same meaning; send only one of them.",
             "max_tokens",
         )
-    prompt = conversation(asked.messages, tokenizer, limits)
-    logprobs = asked.top_logprobs or 0 if asked.logprobs else None
-    wanted = _request(request_id, prompt, asked, asked.max_completion_tokens or asked.max_tokens, logprobs, limits)
-    return replace(wanted, params=replace(wanted.params, grammar=_form(asked.response_format, grammars)))
+    prompt = encode_conversation(body.messages, tokenizer, limits)
+    max_tokens = _max_tokens(body.max_completion_tokens or body.max_tokens, len(prompt), limits)
+    logprobs = body.top_logprobs or 0 if body.logprobs else None
+    params = _sampling_params(body, max_tokens, logprobs, limits)
+    params = replace(params, grammar=_grammar(body.response_format, grammars))
+    return GenerationRequest(request_id, tuple(prompt), params)
 
 
-def _form(wanted: ResponseFormat | None, grammars: "GrammarCompiler") -> Grammar | None:
-    if isinstance(wanted, JsonObject):
+def completion_requests(
+    request_id: str, body: CompletionRequest, tokenizer: Tokenizer, limits: Limits
+) -> list[GenerationRequest]:
+    """Return the engine's requests for one or several prompts; raises what `chat_request` raises."""
+    check_model(body.model, limits)
+    if body.echo and body.logprobs is not None:
+        raise RequestError(
+            "echo and logprobs are mutually exclusive: the server computes no logprobs of the prompt. Send one.", "echo"
+        )
+    prompts = [
+        tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompt_list(body.prompt)
+    ]
+    if not prompts or not all(prompts):
+        raise RequestError("prompt has no tokens. Send prompts with some text.", "prompt")
+    if len(prompts) * body.n > limits.max_sequences:
+        raise RequestError(
+            f"{len(prompts)} prompts with n {body.n} request {len(prompts) * body.n} completions; the maximum is "
+            f"{limits.max_sequences} (CHAT_MAX_SEQUENCES). Send fewer prompts, or lower n.",
+            "prompt",
+        )
+    largest = max(token_id for prompt in prompts for token_id in prompt)
+    if largest >= limits.vocab_size:
+        raise RequestError(
+            f"prompt contains token ID {largest}. The model has the token IDs 0 to {limits.vocab_size - 1}.", "prompt"
+        )
+    requests = []
+    for prompt in prompts:
+        max_tokens = _max_tokens(body.max_tokens, len(prompt), limits)
+        params = _sampling_params(body, max_tokens, body.logprobs, limits)
+        requests.append(GenerationRequest(request_id, tuple(prompt), params))
+    return requests
+
+
+def prompt_list(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
+    """Return the prompts of a completion request, which may be one or a list."""
+    if isinstance(prompt, str):
+        return [prompt]
+    prompts: list[str | list[int]] = [item for item in prompt if not isinstance(item, int)]
+    return prompts or [[item for item in prompt if isinstance(item, int)]]
+
+
+def encode_conversation(messages: Sequence[ChatMessage], tokenizer: Tokenizer, limits: Limits) -> list[int]:
+    """Return the token IDs of a conversation, up to the start of the completion; raises RequestError if too long."""
+    check_messages(len(messages), limits)
+    return encode_messages(
+        [
+            Message(role="system" if message.role == "developer" else message.role, content=message.text)
+            for message in messages
+        ],
+        tokenizer,
+    )
+
+
+def _max_tokens(max_tokens: int | None, prompt_length: int, limits: Limits) -> int:
+    """Return the maximum tokens of a completion, which fit the context together with the prompt."""
+    free = limits.context - prompt_length
+    if free < 1:
+        raise RequestError(
+            f"The prompt has {prompt_length} tokens and leaves no room in the context of {limits.context} tokens. "
+            "Shorten the prompt."
+        )
+    if max_tokens is not None and max_tokens > free:
+        raise RequestError(
+            f"The prompt has {prompt_length} tokens and max_tokens is {max_tokens}, together more than the context of "
+            f"{limits.context} tokens. Request at most {free} tokens.",
+            "max_tokens",
+        )
+    return max_tokens or min(free, DEFAULT_MAX_TOKENS)
+
+
+def _sampling_params(
+    body: ChatCompletionRequest | CompletionRequest,
+    max_tokens: int,
+    logprobs: int | None,
+    limits: Limits,
+) -> SamplingParams:
+    if body.n > limits.max_sequences:
+        raise RequestError(
+            f"n is {body.n}; the maximum is {limits.max_sequences} (CHAT_MAX_SEQUENCES). Request fewer completions.",
+            "n",
+        )
+    if body.stream_options and not body.stream:
+        raise RequestError(
+            "stream_options requires stream. Set stream to true, or leave stream_options out.", "stream_options"
+        )
+    return SamplingParams(
+        n=body.n,
+        max_tokens=max_tokens,
+        eos_token_ids=limits.eos_token_ids,
+        pad_token_id=limits.pad_token_id,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=None if body.seed is None else body.seed % 2**63,
+        logit_bias=_logit_bias(body.logit_bias, limits),
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        logprobs=logprobs,
+    )
+
+
+def _grammar(response_format: ResponseFormat | None, grammars: "GrammarCompiler") -> Grammar | None:
+    if isinstance(response_format, JsonObject):
         return grammars.compile_json_schema({"type": "object"})
-    if isinstance(wanted, JsonSchemaFormat):
+    if isinstance(response_format, JsonSchemaFormat):
         try:
-            return grammars.compile_json_schema(wanted.json_schema.schema_)
+            return grammars.compile_json_schema(response_format.json_schema.schema_)
         except ValueError as error:
             raise RequestError(str(error), "response_format") from None
     return None
 
 
-def completion_requests(
-    request_id: str, asked: CompletionRequest, tokenizer: Tokenizer, limits: Limits
-) -> list[GenerationRequest]:
-    """Build what the engine runs for one or several texts to go on with; see `chat_request` for what is raised."""
-    check_model(asked.model, limits)
-    if asked.echo and asked.logprobs is not None:
-        raise RequestError("echo and logprobs exclude each other: a prompt's own are not computed.", "echo")
-    prompts = [
-        tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in several(asked.prompt)
-    ]
-    if not prompts or not all(prompts):
-        raise RequestError("A prompt has no tokens: send some text.", "prompt")
-    if len(prompts) * asked.n > limits.settings.max_sequences:
+def _logit_bias(biases: Mapping[str, float], limits: Limits) -> dict[int, float]:
+    if len(biases) > limits.max_list:
         raise RequestError(
-            f"{len(prompts)} prompts with {asked.n} answers each are more than the "
-            f"{limits.settings.max_sequences} answers of one request that CHAT_MAX_SEQUENCES allows.",
-            "prompt",
-        )
-    outside = max(token for prompt in prompts for token in prompt)
-    if outside >= limits.vocabulary:
-        raise RequestError(
-            f"prompt names token {outside}: the model has tokens 0 to {limits.vocabulary - 1}.", "prompt"
-        )
-    return [_request(request_id, prompt, asked, asked.max_tokens, asked.logprobs, limits) for prompt in prompts]
-
-
-def several(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
-    """The prompts of a request, which may be one or a list."""
-    if isinstance(prompt, str):
-        return [prompt]
-    texts: list[str | list[int]] = [each for each in prompt if not isinstance(each, int)]
-    return texts or [[token for token in prompt if isinstance(token, int)]]
-
-
-def conversation(messages: list[ChatMessage], tokenizer: Tokenizer, limits: Limits) -> list[int]:
-    """Token ids of a conversation, up to where the answer begins; raises RequestError for too long a one."""
-    check_messages(len(messages), limits)
-    return encode_messages(
-        [Message(role="system" if each.role == "developer" else each.role, content=each.text) for each in messages],
-        tokenizer,
-    )
-
-
-def _request(
-    request_id: str,
-    prompt: list[int],
-    asked: ChatCompletionRequest | CompletionRequest,
-    max_tokens: int | None,
-    logprobs: int | None,
-    limits: Limits,
-) -> GenerationRequest:
-    left = limits.context - len(prompt)
-    if left < 1:
-        raise RequestError(
-            f"The prompt has {len(prompt)} tokens, and the context {limits.context}, which the answer has to fit too: "
-            "shorten the prompt."
-        )
-    if max_tokens is not None and max_tokens > left:
-        raise RequestError(
-            f"The prompt has {len(prompt)} tokens and {max_tokens} are asked for, together more than the context of "
-            f"{limits.context}: ask for at most {left}.",
-            "max_tokens",
-        )
-    if asked.n > limits.settings.max_sequences:
-        raise RequestError(
-            f"n is {asked.n}: CHAT_MAX_SEQUENCES allows {limits.settings.max_sequences} answers to one request.", "n"
-        )
-    if asked.stream_options and not asked.stream:
-        raise RequestError("stream_options needs stream: set that to true, or leave this out.", "stream_options")
-    params = SamplingParams(
-        n=asked.n,
-        max_tokens=max_tokens or min(left, DEFAULT_MAX_TOKENS),
-        eos_token_ids=limits.eos_token_ids,
-        pad_token_id=limits.pad_token_id,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        seed=None if asked.seed is None else asked.seed % 2**63,
-        logit_bias=_bias(asked.logit_bias, limits),
-        presence_penalty=asked.presence_penalty,
-        frequency_penalty=asked.frequency_penalty,
-        logprobs=logprobs,
-    )
-    return GenerationRequest(request_id, tuple(prompt), params)
-
-
-def _bias(given: dict[str, float], limits: Limits) -> dict[int, float]:
-    if len(given) > limits.settings.max_list:
-        raise RequestError(
-            f"logit_bias has {len(given)} tokens: CHAT_MAX_LIST allows {limits.settings.max_list}.", "logit_bias"
-        )
-    wrong = [name for name in given if not (name.isascii() and name.isdigit() and int(name[:20]) < limits.vocabulary)]
-    if wrong:
-        raise RequestError(
-            f"logit_bias names token {wrong[0][:100]!r}: the model has tokens 0 to {limits.vocabulary - 1}.",
+            f"logit_bias has {len(biases)} token IDs; the maximum is {limits.max_list} (CHAT_MAX_LIST). "
+            "Send fewer token IDs.",
             "logit_bias",
         )
-    return {int(name): value for name, value in given.items()}
+    invalid = [key for key in biases if not (key.isascii() and key.isdigit() and int(key[:20]) < limits.vocab_size)]
+    if invalid:
+        raise RequestError(
+            f"logit_bias contains token ID {invalid[0][:100]!r}. "
+            f"The model has the token IDs 0 to {limits.vocab_size - 1}.",
+            "logit_bias",
+        )
+    return {int(key): bias for key, bias in biases.items()}

@@ -1,25 +1,31 @@
-"""Answers in the shapes of OpenAI's API, whole and in chunks."""
+"""Responses in OpenAI's format, complete and in chunks."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
-from app.engine.stream import FinishReason, RequestStream, Token
-from app.output.stream import Answer, Piece
+from app.api import sse
+from app.engine.stream import FinishReason, Token
+from app.output.stream import Delta, OutputStream
 from app.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """What all answers of one request have in common.
+class ResponseBuilder:
+    """Builds the response to one request, which has one or several prompts.
 
     Attributes:
-        chat: whether a conversation was asked about, rather than a text to be continued.
-        request_id: of the request.
-        model: name of the model.
-        tokenizer: of the model.
-        logprobs: how many of the likeliest tokens to tell with each token; None is no log probabilities at all.
+        chat: whether the response is a chat completion rather than a completion.
+        request_id: ID of the request.
+        model: model name.
+        tokenizer: tokenizer of the model.
+        logprobs: number of most likely tokens to return with each token; None returns no logprobs.
+        n: number of completions of each prompt.
+        echo: text before the completions of each prompt.
+        include_usage: whether a stream ends with the token counts.
+        created: seconds since 1970.
     """
 
     chat: bool
@@ -27,91 +33,109 @@ class Shape:
     model: str
     tokenizer: Tokenizer
     logprobs: int | None
+    n: int
+    echo: Sequence[str]
+    include_usage: bool
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(
-        self, answers: Sequence[Answer], echoed: Sequence[str], generations: Sequence[RequestStream]
-    ) -> dict[str, Any]:
-        """The answer at once; `echoed` is what stands before each of them."""
+    def body(self, streams: Sequence[OutputStream]) -> dict[str, Any]:
+        """Return the complete response to the prompts, whose outputs `streams` read."""
+        outputs = [output for stream in streams for output in stream.collect()]
+        echo = [text for text in self.echo for _ in range(self.n)]
         choices = [
-            self._choice(number, before + answer.text, answer.tokens, answer.reason)
-            for number, (before, answer) in enumerate(zip(echoed, answers, strict=True))
+            self._choice(index, before + output.text, output.tokens, output.finish_reason)
+            for index, (before, output) in enumerate(zip(echo, outputs, strict=True))
         ]
-        tokens = sum(len(answer.tokens) for answer in answers)
-        return self._head("") | {"choices": choices, "usage": usage(generations, tokens)}
+        return self._header("") | {"choices": choices, "usage": _usage(streams)}
 
-    def chunk(self, number: int, piece: Piece, *, first: bool, usage_follows: bool) -> dict[str, Any]:
-        """A piece of answer `number`."""
+    def events(self, streams: Sequence[OutputStream]) -> Iterator[str | None]:
+        """Yield a chunk for each delta of the outputs, and None while there is none."""
+        for prompt, (stream, before) in enumerate(zip(streams, self.echo, strict=True)):
+            started: set[int] = set()
+            for delta in stream.deltas():
+                if delta is None:
+                    yield None
+                    continue
+                first = delta.sequence not in started
+                started.add(delta.sequence)
+                if first:
+                    delta = replace(delta, text=before + delta.text)
+                yield sse.message(self._chunk(prompt * self.n + delta.sequence, delta, first=first))
+        if self.include_usage:
+            yield sse.message(self._header(".chunk") | {"choices": [], "usage": _usage(streams)})
+        yield sse.message("[DONE]")
+
+    def _chunk(self, index: int, delta: Delta, *, first: bool) -> dict[str, Any]:
         if self.chat:
-            delta = ({"role": "assistant"} if first else {}) | ({"content": piece.text} if piece.text or first else {})
+            role = {"role": "assistant"} if first else {}
+            content = {"content": delta.text} if delta.text or first else {}
             choice: dict[str, Any] = {
-                "index": number,
-                "delta": delta,
-                "logprobs": self._logprobs(piece.tokens),
-                "finish_reason": piece.reason,
+                "index": index,
+                "delta": role | content,
+                "logprobs": self._logprobs(delta.tokens),
+                "finish_reason": delta.finish_reason,
             }
         else:
-            choice = self._choice(number, piece.text, piece.tokens, piece.reason)
-        # As OpenAI does it: null until the chunk that has it.
-        return self._head(".chunk") | {"choices": [choice]} | ({"usage": None} if usage_follows else {})
+            choice = self._choice(index, delta.text, delta.tokens, delta.finish_reason)
+        # As in OpenAI's API, usage is null in all chunks but the last.
+        usage = {"usage": None} if self.include_usage else {}
+        return self._header(".chunk") | {"choices": [choice]} | usage
 
-    def last_chunk(self, generations: Sequence[RequestStream], tokens: int) -> dict[str, Any]:
-        """The chunk that tells what the answer took."""
-        return self._head(".chunk") | {"choices": [], "usage": usage(generations, tokens)}
-
-    def _head(self, chunk: str) -> dict[str, Any]:
+    def _header(self, suffix: str) -> dict[str, Any]:
         return {
             "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.request_id}",
-            "object": f"chat.completion{chunk}" if self.chat else "text_completion",
+            "object": f"chat.completion{suffix}" if self.chat else "text_completion",
             "created": self.created,
             "model": self.model,
         }
 
-    def _choice(self, number: int, text: str, tokens: Sequence[Token], reason: FinishReason | None) -> dict[str, Any]:
-        said = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
-        return {"index": number, **said, "logprobs": self._logprobs(tokens), "finish_reason": reason}
+    def _choice(
+        self, index: int, text: str, tokens: Sequence[Token], finish_reason: FinishReason | None
+    ) -> dict[str, Any]:
+        content = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
+        return {"index": index, **content, "logprobs": self._logprobs(tokens), "finish_reason": finish_reason}
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
         if self.logprobs is None:
             return None
-        # Control tokens, such as the one that ends an answer, are no part of its text.
-        told = [token for token in tokens if token.token_id not in self.tokenizer.control_ids]
+        # Control tokens, such as the EOS token, are not part of the text.
+        steps = [
+            (token.token_id, token.logprobs)
+            for token in tokens
+            if token.logprobs and token.token_id not in self.tokenizer.control_ids
+        ]
         if self.chat:
-            return {"content": [self._told(token) for token in told], "refusal": None}
+            content = [
+                self._token(token_id)
+                | {
+                    "logprob": step.logprob,
+                    "top_logprobs": [self._token(other) | {"logprob": logprob} for other, logprob in step.top],
+                }
+                for token_id, step in steps
+            ]
+            return {"content": content, "refusal": None}
+        texts = [self._text(token_id) for token_id, _ in steps]
         return {
-            "tokens": [self._text(token.token_id) for token in told],
-            "token_logprobs": [token.logprobs.logprob for token in told if token.logprobs],
-            "top_logprobs": [
-                {self._text(number): logprob for number, logprob in token.logprobs.top}
-                for token in told
-                if token.logprobs
-            ],
-            "text_offset": _offsets([self._text(token.token_id) for token in told]),
+            "tokens": texts,
+            "token_logprobs": [step.logprob for _, step in steps],
+            "top_logprobs": [{self._text(other): logprob for other, logprob in step.top} for _, step in steps],
+            "text_offset": list(accumulate(map(len, texts), initial=0))[:-1],
         }
 
-    def _told(self, token: Token) -> dict[str, Any]:
-        if token.logprobs is None:
-            raise ValueError("the scores of the token were not asked for")
-        top = [self._named(number) | {"logprob": logprob} for number, logprob in token.logprobs.top]
-        return self._named(token.token_id) | {"logprob": token.logprobs.logprob, "top_logprobs": top}
+    def _token(self, token_id: int) -> dict[str, Any]:
+        return {"token": self._text(token_id), "bytes": list(self.tokenizer.token_bytes(token_id))}
 
-    def _named(self, token: int) -> dict[str, Any]:
-        return {"token": self._text(token), "bytes": list(self.tokenizer.token_bytes(token))}
-
-    def _text(self, token: int) -> str:
-        return self.tokenizer.token_bytes(token).decode(errors="replace")
+    def _text(self, token_id: int) -> str:
+        return self.tokenizer.token_bytes(token_id).decode(errors="replace")
 
 
-def usage(generations: Sequence[RequestStream], tokens: int) -> dict[str, Any]:
-    """What the answers to one request took, in tokens."""
-    prompt = sum(len(generation.request.prompt_token_ids) for generation in generations)
+def _usage(streams: Sequence[OutputStream]) -> dict[str, Any]:
+    """Return the token counts of all prompts and completions of a request."""
+    prompt_tokens = sum(len(stream.stream.request.prompt_token_ids) for stream in streams)
+    completion_tokens = sum(len(output.tokens) for stream in streams for output in stream.outputs)
     return {
-        "prompt_tokens": prompt,
-        "completion_tokens": tokens,
-        "total_tokens": prompt + tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(generation.num_cached_tokens for generation in generations)},
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(stream.stream.num_cached_tokens for stream in streams)},
     }
-
-
-def _offsets(texts: Sequence[str]) -> list[int]:
-    return [sum(map(len, texts[:number])) for number in range(len(texts))]

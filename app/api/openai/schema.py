@@ -1,12 +1,12 @@
-"""What OpenAI's routes take: fields, defaults, ranges and meanings. A field that is not here is refused by name."""
+"""Requests and responses of OpenAI's API. A request field that is not defined here is an error 400."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.api.chat.schema import Text, TokenId
+from app.api.schema import Text, TokenId
 
-Stop = Annotated[Text, Field(min_length=1)]
+StopString = Annotated[Text, Field(min_length=1)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
@@ -17,49 +17,49 @@ class _Strict(BaseModel):
 class TextPart(_Strict):
     """A part of a message."""
 
-    type: Literal["text"] = Field(description="the model reads text alone")
-    text: Text = Field(description="what is said")
+    type: Literal["text"] = Field(description="must be text; the model reads nothing else")
+    text: Text = Field(description="text of the part")
 
 
 class ChatMessage(_Strict):
-    """One turn of a conversation."""
+    """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"] = Field(
-        description="who speaks; developer is another name of system"
+        description="author of the message; developer is the same as system"
     )
     content: Text | Annotated[list[TextPart], Field(min_length=1)] = Field(
-        description="what is said; tags such as <|end|> in it are text, not control tokens"
+        description="text of the message; tags such as <|end|> are plain text, not control tokens"
     )
 
     @property
     def text(self) -> str:
-        """The content as one text."""
+        """The content as one string."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 class FreeText(_Strict):
-    """Any answer."""
+    """Output without a format."""
 
     type: Literal["text"]
 
 
 class JsonObject(_Strict):
-    """A JSON object of any kind."""
+    """Any JSON object."""
 
     type: Literal["json_object"]
 
 
 class JsonSchema(_Strict):
-    """A schema, and labels of the caller's own without effect."""
+    """A JSON schema, with labels that have no effect."""
 
     name: Text
     description: Text | None = None
     schema_: dict[str, Any] = Field(default_factory=dict, alias="schema", description="JSON schema, draft 2020-12")
-    strict: bool | None = Field(None, description="answers follow the schema in any case")
+    strict: bool | None = Field(None, description="no effect: output always follows the schema")
 
 
 class JsonSchemaFormat(_Strict):
-    """A JSON document that a schema allows."""
+    """A JSON document that follows a schema."""
 
     type: Literal["json_schema"]
     json_schema: JsonSchema
@@ -69,124 +69,132 @@ ResponseFormat = Annotated[FreeText | JsonObject | JsonSchemaFormat, Field(discr
 
 
 class StreamOptions(_Strict):
-    """What a stream tells beside the answer."""
+    """Options of a streamed response."""
 
-    include_usage: bool = Field(False, description="sends the numbers of tokens before the end")
+    include_usage: bool = Field(False, description="send the token counts in a last chunk")
 
 
 class _Generating(_Strict):
-    """The fields that both ways of asking have."""
+    """Fields that chat completions and completions share."""
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_out_null(cls, given: Any) -> Any:
-        """Null is the default, as in OpenAI's API."""
-        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+    def _drop_null(cls, value: Any) -> Any:
+        """As in OpenAI's API, null selects the default."""
+        return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
 
-    model: Text | None = Field(None, description="name of the model, as /v1/models tells it; may be left out")
+    model: Text | None = Field(None, description="model name from /v1/models; optional")
     frequency_penalty: float = Field(
-        0.0, ge=-2, le=2, description="taken from a token's score for each time that it is in the answer so far"
+        0.0, ge=-2, le=2, description="subtracted from a token's logit for each time that the completion contains it"
     )
     logit_bias: dict[str, Bias] = Field(
-        default_factory=dict, description="added to the scores of tokens, by token id; -100 bans, 100 forces"
+        default_factory=dict, description="added to logits, by token ID; -100 bans a token, 100 forces it"
     )
-    max_tokens: int | None = Field(None, ge=1, description="tokens of the answer, at most")
-    n: int = Field(1, ge=1, description="answers")
+    max_tokens: int | None = Field(None, ge=1, description="maximum tokens of the completion")
+    n: int = Field(1, ge=1, description="number of completions of each prompt")
     presence_penalty: float = Field(
-        0.0, ge=-2, le=2, description="taken from a token's score where it is in the answer so far"
+        0.0, ge=-2, le=2, description="subtracted from the logit of each token that the completion contains"
     )
     seed: int | None = Field(
         None,
         ge=-(2**63),
         lt=2**63,
-        description="makes draws repeat: the same seed, prompt and settings give the same answer",
+        description="seed of the random numbers: the same seed, prompt and parameters give the same completion",
     )
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] = Field(
-        default_factory=list, description="texts at which the answer ends, at most four; they are left out of it"
+    stop: StopString | Annotated[list[StopString], Field(max_length=4)] = Field(
+        default_factory=list, description="up to four stop strings; the completion ends before the first of them"
     )
-    stream: bool = Field(False, description="sends the answer while it is generated, as server-sent events")
-    stream_options: StreamOptions | None = Field(None, description="only with stream")
+    stream: bool = Field(False, description="send the completion as server-sent events while it is generated")
+    stream_options: StreamOptions | None = Field(None, description="options of the stream; requires stream")
     temperature: float = Field(
-        1.0, ge=0, le=2, description="divides the scores before drawing: lower is more certain; 0 takes the likeliest"
+        1.0,
+        ge=0,
+        le=2,
+        description="divides the logits before sampling: lower is more deterministic; 0 disables sampling",
     )
-    top_p: float = Field(1.0, ge=0, le=1, description="draw from the likeliest tokens that together reach this share")
-    user: Text | None = Field(None, description="a label of the caller's own, without effect on the answer")
+    top_p: float = Field(
+        1.0, ge=0, le=1, description="sample from the most likely tokens whose cumulative probability reaches top_p"
+    )
+    user: Text | None = Field(None, description="label of the caller; no effect")
 
     @property
-    def stops(self) -> list[str]:
-        """The texts at which the answer ends."""
+    def stop_strings(self) -> list[str]:
+        """The stop strings as a list."""
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
 
 class ChatCompletionRequest(_Generating):
-    """A conversation to go on with."""
+    """A conversation to complete."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"messages": [{"role": "user", "content": "What is the capital of France?"}]}]}
     )
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)] = Field(description="the conversation")
-    max_completion_tokens: int | None = Field(None, ge=1, description="the newer name of max_tokens")
-    logprobs: bool = Field(False, description="tells the log probability of each token, before any of the settings")
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)] = Field(description="conversation")
+    max_completion_tokens: int | None = Field(None, ge=1, description="newer name of max_tokens")
+    logprobs: bool = Field(
+        False, description="return the log probability of each token, before temperature, penalties and biases"
+    )
     top_logprobs: int | None = Field(
-        None, ge=0, le=20, description="with logprobs: tells so many of the likeliest tokens at each step"
+        None, ge=0, le=20, description="number of most likely tokens to return at each step; requires logprobs"
     )
-    # What other values of these would ask for is not served, and what these say is how it is.
-    store: Literal[False] = Field(False, description="nothing is stored")
-    service_tier: Literal["auto", "default"] = Field("auto", description="there is one")
-    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] = Field(["text"], description="answers are text")
+    # The following fields accept only the values that describe what the server does.
+    store: Literal[False] = Field(False, description="must be false: the server stores nothing")
+    service_tier: Literal["auto", "default"] = Field("auto", description="no effect: there is only one tier")
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] = Field(
+        ["text"], description='must be ["text"]: the model generates nothing else'
+    )
     response_format: ResponseFormat | None = Field(
-        None, description="form of the answer: text, json_object, or json_schema with a schema that it follows"
+        None, description="format of the output: text, json_object, or json_schema with a schema"
     )
-    tool_choice: Literal["none"] = Field("none", description="no tools are called")
-    safety_identifier: Text | None = Field(None, description="a label of the caller's own, without effect")
+    tool_choice: Literal["none"] = Field("none", description="must be none: tools are not supported")
+    safety_identifier: Text | None = Field(None, description="label of the caller; no effect")
     prompt_cache_key: Text | None = Field(
-        None,
-        description="a label of the caller's own, without effect: beginnings of prompts are shared by what they say",
+        None, description="label of the caller; no effect, because the prefix cache compares the prompts themselves"
     )
 
 
 class CompletionRequest(_Generating):
-    """A text to go on with."""
+    """A text to continue."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "Once upon a time", "max_tokens": 32}]})
 
     prompt: Text | list[TokenId] | list[Text] | list[list[TokenId]] = Field(
-        description="text or token ids to continue, or a list of such; tags in a text are control tokens"
+        description="text or token IDs to continue, or a list of either; tags in a text are control tokens"
     )
-    echo: bool = Field(False, description="puts the prompt before the answer")
+    echo: bool = Field(False, description="return the prompt before the completion")
     logprobs: int | None = Field(
-        None, ge=0, le=5, description="tells the log probability of each token, and of so many of the likeliest"
+        None,
+        ge=0,
+        le=5,
+        description="return the log probability of each token and of this number of most likely tokens at each step",
     )
-    max_tokens: int | None = Field(16, ge=1, description="tokens of the answer, at most")
+    max_tokens: int | None = Field(16, ge=1, description="maximum tokens of the completion")
 
 
 class TokenizeRequest(_Strict):
-    """A text or a conversation to turn into token ids."""
+    """A text or a conversation to encode."""
 
-    model: Text | None = Field(None, description="name of the model; may be left out")
-    prompt: Text | None = Field(None, description="a text; tags in it are control tokens")
+    model: Text | None = Field(None, description="model name; optional")
+    prompt: Text | None = Field(None, description="text; tags are control tokens")
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)] | None = Field(
-        None, description="a conversation, instead of prompt"
+        None, description="conversation, instead of prompt"
     )
 
 
 class DetokenizeRequest(_Strict):
-    """Token ids to turn into text."""
+    """Token IDs to decode."""
 
-    model: Text | None = Field(None, description="name of the model; may be left out")
-    tokens: Annotated[list[TokenId], Field(fail_fast=True)] = Field(description="token ids")
-
-
-REQUESTS = (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+    model: Text | None = Field(None, description="model name; optional")
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)] = Field(description="token IDs")
 
 
 class TokenizeResponse(BaseModel):
-    """Token ids."""
+    """Token IDs."""
 
-    count: int = Field(description="how many")
-    max_model_len: int = Field(description="tokens that prompt and answer may have together")
-    tokens: list[int]
+    count: int = Field(description="number of tokens")
+    max_model_len: int = Field(description="maximum tokens of a prompt and its completion")
+    tokens: list[int] = Field(description="token IDs")
 
 
 class DetokenizeResponse(BaseModel):
@@ -196,34 +204,34 @@ class DetokenizeResponse(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """The model."""
+    """The served model."""
 
-    id: str = Field(description="name to ask for")
+    id: str = Field(description="model name")
     object: Literal["model"] = "model"
-    created: int = Field(description="when it was loaded, in seconds since 1970")
+    created: int = Field(description="when the model was loaded, in seconds since 1970")
     owned_by: str = "phi3"
-    max_model_len: int = Field(description="tokens that prompt and answer may have together")
-    batch_invariant: bool = Field(description="whether outputs do not depend on co-batched requests")
-    adapters: dict[str, float] = Field(description="LoRA adapters merged into the weights: how much of each, by name")
+    max_model_len: int = Field(description="maximum tokens of a prompt and its completion")
+    batch_invariant: bool = Field(description="whether output never depends on the requests in the same batch")
+    adapters: dict[str, float] = Field(description="weight of each LoRA adapter that is merged into the model, by name")
 
 
 class ModelList(BaseModel):
-    """The models that are served: one."""
+    """All served models: exactly one."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
 
 class OpenAIError(BaseModel):
-    """What was wrong, what is allowed, and what to do."""
+    """What is wrong, what is allowed and what to do."""
 
     message: str
     type: str = Field(description="invalid_request_error, rate_limit_error or server_error")
-    param: str | None = Field(description="the field that is wrong, where it is a single one")
+    param: str | None = Field(description="name of the invalid field, if it is a single one")
     code: str | None
 
 
 class OpenAIErrorResponse(BaseModel):
-    """An error, as OpenAI's clients read it."""
+    """An error in OpenAI's format."""
 
     error: OpenAIError

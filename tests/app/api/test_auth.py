@@ -1,4 +1,4 @@
-"""API keys, the pages of other sites, and headers for browsers."""
+"""API keys, CORS and security headers."""
 
 import os
 import subprocess
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from app.api.auth import Keys, KeysError
+from app.api.auth import Keys
+from app.exceptions import KeysError
 from app.factory import create_app
 from app.metrics import Metrics
-from app.model_server import Runtime
+from app.model_server import ModelServer
 from app.settings import Settings
 
 KEY = "correct-horse"
@@ -25,20 +26,20 @@ def file(tmp_path: Path) -> Path:
 
 
 def client(keys: Keys | None = None, origins: str = "") -> FlaskClient:
-    return create_app(Runtime(Settings(model=Path(), cors_origins=origins), Metrics("none")), keys).test_client()
+    return create_app(ModelServer(Settings(model=Path(), cors_origins=origins), Metrics("none")), keys).test_client()
 
 
 @pytest.mark.parametrize("key", [KEY, "battery-staple"])
-def test_each_key_of_the_file_is_one(file: Path, key: str) -> None:
+def test_each_key_in_the_file_is_valid(file: Path, key: str) -> None:
     assert Keys(file).allow(key)
 
 
 @pytest.mark.parametrize("key", ["", "wrong-wrong", KEY[:-1], KEY + "x", "# of the first team", "é" * 8])
-def test_nothing_else_is_a_key(file: Path, key: str) -> None:
+def test_other_strings_are_not_valid_keys(file: Path, key: str) -> None:
     assert not Keys(file).allow(key)
 
 
-def test_a_file_that_changes_is_read_again(file: Path) -> None:
+def test_changed_key_file_is_reloaded(file: Path) -> None:
     keys = Keys(file)
     new = file.with_name("new")
     new.write_text("another-key\n")
@@ -48,9 +49,7 @@ def test_a_file_that_changes_is_read_again(file: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"# nothing\n", b"short\n", b"\xff\xfe" * 8])
-def test_a_file_that_cannot_be_used_is_refused_at_the_start_and_changes_nothing_later(
-    file: Path, content: bytes | None
-) -> None:
+def test_invalid_key_file_is_refused_at_startup_and_ignored_later(file: Path, content: bytes | None) -> None:
     keys = Keys(file)
     if content is None:
         file.unlink()
@@ -62,7 +61,7 @@ def test_a_file_that_cannot_be_used_is_refused_at_the_start_and_changes_nothing_
         Keys(file)
 
 
-def test_a_server_without_its_keys_does_not_start(tmp_path: Path) -> None:
+def test_server_with_a_missing_key_file_does_not_start(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "app", "--model", str(tmp_path), "--api-keys-file", str(tmp_path / "none")]
     done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True)
     assert done.returncode == 1
@@ -71,7 +70,7 @@ def test_a_server_without_its_keys_does_not_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/chat", "/v1/models", "/v1/chat/completions", "/metrics", "/openapi.json", "/none"])
-def test_a_key_is_asked_for(file: Path, path: str) -> None:
+def test_protected_routes_require_a_key(file: Path, path: str) -> None:
     asking = client(Keys(file))
     for headers in ({}, {"Authorization": "Bearer wrong-wrong"}, {"Authorization": f"Basic {KEY}"}):
         response = asking.get(path, headers=headers)
@@ -82,16 +81,16 @@ def test_a_key_is_asked_for(file: Path, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/startupz", "/healthz"])
-def test_health_needs_no_key(file: Path, path: str) -> None:
+def test_health_routes_require_no_key(file: Path, path: str) -> None:
     assert client(Keys(file)).get(path).status_code != 401
 
 
-def test_openais_clients_know_the_error(file: Path) -> None:
+def test_missing_key_on_openai_routes_is_an_openai_error(file: Path) -> None:
     error = client(Keys(file)).get("/v1/models").get_json()["error"]
     assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
 
 
-def test_pages_of_other_sites_may_not_ask_unless_they_are_named(file: Path) -> None:
+def test_cors_allows_only_configured_origins(file: Path) -> None:
     there = {"Origin": "https://there.example"}
     assert "Access-Control-Allow-Origin" not in client().get("/livez", headers=there).headers
     named = client(Keys(file), "https://here.example, https://there.example")
@@ -102,7 +101,7 @@ def test_pages_of_other_sites_may_not_ask_unless_they_are_named(file: Path) -> N
     assert client(None, "*").get("/livez", headers=there).headers["Access-Control-Allow-Origin"] == there["Origin"]
 
 
-def test_a_browser_may_ask_whether_it_may_ask(file: Path) -> None:
+def test_preflight_request_requires_no_key(file: Path) -> None:
     headers = {
         "Origin": "https://there.example",
         "Access-Control-Request-Method": "POST",
@@ -114,7 +113,7 @@ def test_a_browser_may_ask_whether_it_may_ask(file: Path) -> None:
     assert "POST" in response.headers["Access-Control-Allow-Methods"]
 
 
-def test_browsers_are_told_to_leave_answers_alone() -> None:
+def test_responses_have_security_headers() -> None:
     headers = client().get("/livez").headers
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Cache-Control"] == "no-store"

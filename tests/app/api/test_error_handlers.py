@@ -1,4 +1,4 @@
-"""Failures inside the server, as callers see them."""
+"""Internal errors, as clients see them."""
 
 from pathlib import Path
 
@@ -8,30 +8,30 @@ from flask.testing import FlaskClient
 from app.engine.exceptions import EngineError
 from app.factory import create_app
 from app.metrics import Metrics
-from app.model_server import Ready, Runtime
+from app.model_server import LoadedEngine, ModelServer
 from app.settings import Settings
 
 
-class FailingRuntime(Runtime):
-    """A runtime that fails when asked for its model."""
+class FailingModelServer(ModelServer):
+    """A model server that raises `error` instead of returning the engine."""
 
     error: Exception = RuntimeError("secret words")
 
-    def ready(self) -> Ready:
+    def ready(self) -> LoadedEngine:
         raise self.error
 
 
 @pytest.fixture
-def runtime() -> FailingRuntime:
-    return FailingRuntime(Settings(model=Path()), Metrics("none"))
+def model_server() -> FailingModelServer:
+    return FailingModelServer(Settings(model=Path()), Metrics("none"))
 
 
 @pytest.fixture
-def client(runtime: FailingRuntime) -> FlaskClient:
-    return create_app(runtime).test_client()
+def client(model_server: FailingModelServer) -> FlaskClient:
+    return create_app(model_server).test_client()
 
 
-def test_an_unexpected_failure_is_a_500_that_tells_nothing_of_its_cause(client: FlaskClient) -> None:
+def test_unexpected_error_is_a_500_without_its_cause(client: FlaskClient) -> None:
     response = client.post("/chat", json={"prompt": "Hello"})
     assert response.status_code == 500
     assert list(response.get_json()) == ["detail"]
@@ -39,7 +39,7 @@ def test_an_unexpected_failure_is_a_500_that_tells_nothing_of_its_cause(client: 
     assert response.headers["X-Request-Id"]
 
 
-def test_a_failed_generation_is_a_500_in_words(client: FlaskClient, runtime: FailingRuntime) -> None:
-    runtime.error = EngineError("Generating failed.")
+def test_failed_generation_is_a_500_with_its_message(client: FlaskClient, model_server: FailingModelServer) -> None:
+    model_server.error = EngineError("Generating failed.")
     response = client.post("/chat", json={"prompt": "Hello"})
     assert (response.status_code, response.get_json()) == (500, {"detail": "Generating failed."})

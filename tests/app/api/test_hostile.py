@@ -1,4 +1,4 @@
-"""Requests that mean harm: no 5xx, no hang, no growth, and the next request is answered."""
+"""Hostile requests cause no 5xx, no hang and no memory growth, and the next request succeeds."""
 
 import contextlib
 import json
@@ -49,7 +49,7 @@ FIELDS = {
 
 
 def bodies() -> Iterator[tuple[str, bytes]]:
-    """Routes and bodies: each bad value in each field, and what is no JSON at all."""
+    """Yield routes and bodies: each bad value in each field, and bodies that are not JSON."""
     for route in ROUTES:
         for field in FIELDS[route]:
             for value in VALUES:
@@ -96,25 +96,25 @@ def server(tiny_model: Path) -> Iterator[Server]:
 
 
 def send(server: Server, data: bytes) -> bytes:
-    """Send `data` as it is, say that no more comes, and return the answer."""
+    """Send `data` unchanged, close the sending side, and return the response."""
     address = urlsplit(server.url)
-    answer = b""
+    response = b""
     with socket.create_connection((address.hostname, address.port), SECONDS) as connection:
         try:
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
             while more := connection.recv(65536):
-                answer += more
+                response += more
         except (ConnectionResetError, BrokenPipeError):
-            pass  # refused before it was all sent
-    return answer
+            pass  # the server refused the request before it was complete
+    return response
 
 
 def resident(server: Server) -> int:
     return sum(process.memory_info().rss for process in psutil.Process(server.process.pid).children(recursive=True))
 
 
-def test_hostile_requests_are_refused_or_answered_and_leave_nothing_behind(server: Server) -> None:
+def test_hostile_requests_cause_no_server_error_and_no_leak(server: Server) -> None:
     everything = [head(route, len(body)) + body for route, body in bodies()] + FLOODS
     assert len(everything) >= 300
     for data in everything[::10]:
@@ -129,7 +129,7 @@ def test_hostile_requests_are_refused_or_answered_and_leave_nothing_behind(serve
 
 
 @pytest.mark.slow
-def test_bodies_that_never_come_hold_nobody_up_for_long(server: Server) -> None:
+def test_incomplete_bodies_do_not_block_other_clients(server: Server) -> None:
     address = urlsplit(server.url)
     with contextlib.ExitStack() as open_ones:
         for _ in range(180):  # more than the server has threads
@@ -139,5 +139,5 @@ def test_bodies_that_never_come_hold_nobody_up_for_long(server: Server) -> None:
         started = time.monotonic()
         assert server.http.get("/livez", timeout=60).status_code == 200
         assert server.chat("Hello", max_new_tokens=1).status_code == 200
-        print(f"answered after {time.monotonic() - started:.1f} s beside 180 bodies that never come")
+        print(f"responded after {time.monotonic() - started:.1f} s with 180 incomplete bodies")
     assert sum("Booting worker" in line["event"] for line in server.log()) == 1

@@ -1,4 +1,4 @@
-"""Requests generated from the server's own document, and from the edges of its ranges: no 5xx, no hang."""
+"""Requests generated from the OpenAPI document, and with extreme values, cause no 5xx and no hang."""
 
 import functools
 import json
@@ -23,7 +23,7 @@ from app.api.chat.schema import GenerateKwargs
 from tools.harness.server import Server, running
 
 REQUESTS = 60
-# For each operation, so that all of them together get more than 5,000.
+# For each operation; more than 5,000 in total.
 MANY_REQUESTS = 840
 TIMEOUT_SECONDS = 60
 OPERATIONS = [
@@ -38,14 +38,14 @@ OPERATIONS = [
 
 @pytest.fixture(scope="module")
 def short_server(tiny_model: Path) -> Iterator[Server]:
-    """The tiny model with a context of 8 tokens, so that thousands of answers take little time."""
+    """Serve the tiny model with a context of 8 tokens, so that thousands of requests take little time."""
     with running(tiny_model, "--dtype", "float32", "--max-context", "8") as server:
         yield server
         statuses = {
             status: int(server.metric("phi3_http_requests_total", route="/chat", status=str(status)))
             for status in (200, 400, 422)
         }
-        print(f"answers of /chat to generated requests: {statuses}")
+        print(f"responses of /chat to generated requests: {statuses}")
         assert sum(statuses.values()) >= 2 * REQUESTS
         assert min(statuses.values()) > 0
 
@@ -65,7 +65,7 @@ each_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)
 @each_operation
 @UNHURRIED
 @given(data=st.data())
-def test_requests_generated_from_the_document_are_answered_as_documented(
+def test_generated_requests_get_documented_responses(
     short_server: Server, operation: tuple[str, str], data: Any
 ) -> None:
     check(short_server, operation, data)
@@ -75,13 +75,15 @@ def test_requests_generated_from_the_document_are_answered_as_documented(
 @each_operation
 @settings(UNHURRIED, max_examples=MANY_REQUESTS)
 @given(data=st.data())
-def test_so_are_thousands(short_server: Server, operation: tuple[str, str], data: Any) -> None:
+def test_thousands_of_generated_requests_get_documented_responses(
+    short_server: Server, operation: tuple[str, str], data: Any
+) -> None:
     check(short_server, operation, data)
 
 
 def check(server: Server, operation: tuple[str, str], data: Any) -> None:
-    """Send a request that the document allows, or one that it does not, and hold the answer against the document."""
-    # Numbers in strings are taken, as in KAITO, so wrong types are not always refused.
+    """Send a request that the document allows or forbids, and compare the response with the document."""
+    # Numbers in strings are accepted, as in KAITO, so wrong types are not always refused.
     mode = data.draw(st.sampled_from(GenerationMode))
     case = data.draw(document(server.url)[operation[1]][operation[0]].as_strategy(generation_mode=mode))
     case.call_and_validate(
@@ -97,7 +99,7 @@ def check(server: Server, operation: tuple[str, str], data: Any) -> None:
 
 @functools.cache
 def document(url: str) -> Any:
-    """The document, as the server tells it."""
+    """Return the OpenAPI document of the server."""
     return schemathesis.openapi.from_url(f"{url}/openapi.json")
 
 
@@ -130,7 +132,7 @@ SEARCHES = st.fixed_dictionaries(
 
 @UNHURRIED
 @given(prompt=PROMPTS, kwargs=st.one_of(KWARGS, SEARCHES), prefix=st.one_of(st.none(), st.text(max_size=5)))
-def test_settings_at_their_edges_are_answered(
+def test_extreme_parameters_never_cause_a_server_error(
     short_server: Server, prompt: str, kwargs: dict[str, Any], prefix: str | None
 ) -> None:
     body = json.dumps({"prompt": prompt, "prefix": prefix, "generate_kwargs": kwargs})

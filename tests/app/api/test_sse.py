@@ -7,12 +7,15 @@ from flask import Flask
 from werkzeug.exceptions import ClientDisconnected
 
 from app.api import sse
+from app.api.chat.errors import format_error as chat_error
+from app.api.errors import ErrorFormatter
+from app.api.openai.errors import format_error as openai_error
 from app.engine.exceptions import EngineError
 
 
-def body(messages: Iterator[str | None], path: str = "/chat") -> list[str]:
+def body(messages: Iterator[str | None], format_error: ErrorFormatter = chat_error) -> list[str]:
     with Flask(__name__).test_request_context():
-        return list(sse.response(messages, path).response)  # type: ignore[arg-type]
+        return list(sse.response(messages, format_error).response)  # type: ignore[arg-type]
 
 
 def failing(error: Exception) -> Iterator[str | None]:
@@ -20,41 +23,41 @@ def failing(error: Exception) -> Iterator[str | None]:
     raise error
 
 
-def test_data_is_json_on_one_line_or_the_text_itself() -> None:
+def test_event_data_is_single_line_json_or_plain_text() -> None:
     assert sse.message({"text": "é\n"}) == 'data: {"text": "é\\n"}\n\n'
     assert sse.message("[DONE]") == "data: [DONE]\n\n"
     assert sse.message({}, "result") == "event: result\ndata: {}\n\n"
 
 
-def test_silence_is_filled_with_comments_and_no_oftener(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_stream_sends_keep_alive_comments(monkeypatch: pytest.MonkeyPatch) -> None:
     assert body(iter([None, None, sse.message("a"), None])) == ["data: a\n\n"]
     monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.0)
     assert body(iter([None, sse.message("a")])) == [": keep-alive\n\n", "data: a\n\n"]
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("format_error", "expected"),
     [
-        ("/chat", '{"detail": "It broke."}'),
+        (chat_error, '{"detail": "It broke."}'),
         (
-            "/v1/completions",
+            openai_error,
             '{"error": {"message": "It broke.", "type": "server_error", "param": null, "code": null}}',
         ),
     ],
 )
-def test_a_failure_is_the_last_event_in_the_shape_of_the_api(path: str, told: str) -> None:
-    assert body(failing(EngineError("It broke.")), path) == [
+def test_error_is_the_last_event_in_the_format_of_the_api(format_error: ErrorFormatter, expected: str) -> None:
+    assert body(failing(EngineError("It broke.")), format_error) == [
         'data: {"text": "a"}\n\n',
-        f"event: error\ndata: {told}\n\n",
+        f"event: error\ndata: {expected}\n\n",
     ]
 
 
-def test_nothing_is_told_to_a_client_that_left() -> None:
+def test_disconnected_client_gets_no_error_event() -> None:
     assert len(body(failing(ClientDisconnected()))) == 1
 
 
-def test_no_cache_and_no_proxy_holds_events_back() -> None:
+def test_headers_disable_caching_and_proxy_buffering() -> None:
     with Flask(__name__).test_request_context():
-        headers = sse.response(iter([]), "/chat").headers
+        headers = sse.response(iter([]), chat_error).headers
     assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
     assert (headers["Cache-Control"], headers["X-Accel-Buffering"]) == ("no-store", "no")

@@ -1,24 +1,19 @@
-"""Reading an answer: text, stops, ends, and what is left of it when nobody waits."""
+"""Output of a request: text, stop strings, finish reasons and cancellation."""
 
 import socket
-from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
 from werkzeug.exceptions import ClientDisconnected
 
+from app.api.connection import ResponseWatch
 from app.engine.exceptions import EngineError
 from app.engine.stream import Finished, FinishReason, RequestStream, Token
+from app.exceptions import TimedOutError
 from app.metrics import Metrics
-from app.output import stream as answer
-from app.output.stream import Reader, TimedOutError
+from app.output import stream as output_stream
+from app.output.stream import OutputStream
 from app.tokenizer import Tokenizer
 from tests.support.requests import new_stream, request
-
-
-@pytest.fixture(scope="module")
-def tokenizer(demo: Path) -> Tokenizer:
-    return Tokenizer(AutoTokenizer.from_pretrained(demo))
 
 
 @pytest.fixture
@@ -31,29 +26,33 @@ def running() -> RequestStream:
     return new_stream(request([5, 6], 40))
 
 
-def say(
-    running: RequestStream, tokenizer: Tokenizer, text: str, reason: FinishReason = "length", number: int = 0
+def open_output(running: RequestStream, tokenizer: Tokenizer, metrics: Metrics, *stop_strings: str) -> OutputStream:
+    return OutputStream(running, tokenizer, metrics, ResponseWatch(None, 60).check, stop_strings)
+
+
+def generate(
+    running: RequestStream, tokenizer: Tokenizer, text: str, reason: FinishReason = "length", sequence: int = 0
 ) -> None:
     """Generate `text` as one sequence of `running`."""
-    for token in tokenizer.encode(text):
-        running.put(Token(number, token))
-    running.put(Finished(number, reason))
+    for token_id in tokenizer.encode(text):
+        running.put(Token(sequence, token_id))
+    running.put(Finished(sequence, reason))
 
 
-def test_the_pieces_are_the_whole(running: RequestStream, tokenizer: Tokenizer, metrics: Metrics) -> None:
-    say(running, tokenizer, "One two three", "stop")
-    running.end(None)
-    reader = Reader(running, tokenizer, metrics, None, 60)
-    pieces = [piece for piece in reader.pieces() if piece]
-    assert [piece.text for piece in pieces] == ["One", " two", " three", ""]
-    assert [piece.reason for piece in pieces] == [None, None, None, "stop"]
-    (whole,) = reader.answers
-    assert (whole.text, whole.reason) == ("One two three", "stop")
-    assert [token for piece in pieces for token in piece.tokens] == whole.tokens
+def test_concatenated_deltas_equal_the_output(running: RequestStream, tokenizer: Tokenizer, metrics: Metrics) -> None:
+    generate(running, tokenizer, "One two three", "stop")
+    running.close(None)
+    stream = open_output(running, tokenizer, metrics)
+    deltas = [delta for delta in stream.deltas() if delta]
+    assert [delta.text for delta in deltas] == ["One", " two", " three", ""]
+    assert [delta.finish_reason for delta in deltas] == [None, None, None, "stop"]
+    (output,) = stream.outputs
+    assert (output.text, output.finish_reason) == ("One two three", "stop")
+    assert [token for delta in deltas for token in delta.tokens] == output.tokens
 
 
 @pytest.mark.parametrize(
-    ("stops", "text", "ended"),
+    ("stop_strings", "text", "matched"),
     [
         ([" two"], "One", True),
         (["e t"], "On", True),
@@ -65,82 +64,91 @@ def test_the_pieces_are_the_whole(running: RequestStream, tokenizer: Tokenizer, 
     ],
     ids=str,
 )
-def test_a_stop_ends_the_text_before_it(
-    running: RequestStream, tokenizer: Tokenizer, metrics: Metrics, stops: list[str], text: str, ended: bool
+def test_stop_string_ends_the_text_before_it(
+    running: RequestStream, tokenizer: Tokenizer, metrics: Metrics, stop_strings: list[str], text: str, matched: bool
 ) -> None:
-    say(running, tokenizer, "One two three")
-    running.end(None)
-    reader = Reader(running, tokenizer, metrics, None, 60, stops)
-    pieces = [piece for piece in reader.pieces() if piece]
-    assert "".join(piece.text for piece in pieces) == text
-    (whole,) = reader.answers
-    assert (whole.text, whole.reason) == (text, "stop" if ended else "length")
-    assert running.wanted(0) is False
-    assert [piece.reason for piece in pieces if piece.reason] == [whole.reason]
+    generate(running, tokenizer, "One two three")
+    running.close(None)
+    stream = open_output(running, tokenizer, metrics, *stop_strings)
+    deltas = [delta for delta in stream.deltas() if delta]
+    assert "".join(delta.text for delta in deltas) == text
+    (output,) = stream.outputs
+    assert (output.text, output.finish_reason) == (text, "stop" if matched else "length")
+    assert running.is_wanted(0) is False
+    assert [delta.finish_reason for delta in deltas if delta.finish_reason] == [output.finish_reason]
 
 
-def test_a_stop_ends_its_own_sequence_alone(running: RequestStream, tokenizer: Tokenizer, metrics: Metrics) -> None:
-    say(running, tokenizer, "One two three", number=1)
-    reader = Reader(running, tokenizer, metrics, None, 60, [" two"])
-    pieces = reader.pieces()
-    assert [next(pieces), next(pieces)][1] is not None
-    assert (running.wanted(0), running.wanted(1)) == (True, False)
-    say(running, tokenizer, "Three four")
-    running.end(None)
-    assert len(list(pieces)) > 1
-    assert [whole.text for whole in reader.answers] == ["Three four", "One"]
+def test_stop_string_ends_only_its_own_sequence(running: RequestStream, tokenizer: Tokenizer, metrics: Metrics) -> None:
+    generate(running, tokenizer, "One two three", sequence=1)
+    stream = open_output(running, tokenizer, metrics, " two")
+    deltas = stream.deltas()
+    assert [next(deltas), next(deltas)][1] is not None
+    assert (running.is_wanted(0), running.is_wanted(1)) == (True, False)
+    generate(running, tokenizer, "Three four")
+    running.close(None)
+    assert len(list(deltas)) > 1
+    assert [output.text for output in stream.outputs] == ["Three four", "One"]
 
 
-def test_nothing_of_a_stop_is_shown_before_it_is_complete(
-    running: RequestStream, tokenizer: Tokenizer, metrics: Metrics
-) -> None:
-    reader = Reader(running, tokenizer, metrics, None, 60, ["two three five"])
-    pieces = reader.pieces()
-    for token in tokenizer.encode("One two three"):
-        running.put(Token(0, token))
-    first, second = next(pieces), next(pieces)
+def test_partial_stop_string_stays_pending(running: RequestStream, tokenizer: Tokenizer, metrics: Metrics) -> None:
+    deltas = open_output(running, tokenizer, metrics, "two three five").deltas()
+    for token_id in tokenizer.encode("One two three"):
+        running.put(Token(0, token_id))
+    first, second = next(deltas), next(deltas)
     assert first
     assert second
     assert (first.text, second.text) == ("One", " ")
     running.put(Finished(0, "length"))
-    rest = next(pieces)
+    rest = next(deltas)
     assert rest
     assert rest.text == "two three"
     assert len(rest.tokens) == 1
 
 
-def test_a_failure_reaches_the_reader_and_ends_the_generation(
+def test_engine_error_is_raised_and_cancels_the_request(
     running: RequestStream, tokenizer: Tokenizer, metrics: Metrics
 ) -> None:
     running.put(Token(0, 7))
-    running.end(EngineError("It broke."))
+    running.close(EngineError("It broke."))
     with pytest.raises(EngineError, match="It broke"):
-        Reader(running, tokenizer, metrics, None, 60).whole()
+        open_output(running, tokenizer, metrics).collect()
     assert running.cancelled
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_an_answer_that_nobody_waits_for_is_cancelled(
+def test_request_is_cancelled_when_the_client_disconnects(
     running: RequestStream, tokenizer: Tokenizer, metrics: Metrics, streamed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answer, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(output_stream, "POLL_SECONDS", 0.01)
     here, there = socket.socketpair()
     with here, there:
-        reader = Reader(running, tokenizer, metrics, here, 60)
+        stream = OutputStream(running, tokenizer, metrics, ResponseWatch(here, 60).check)
         there.sendall(b"more")
-        pieces = reader.pieces()
-        assert next(pieces) is None
+        deltas = stream.deltas()
+        assert next(deltas) is None
         here.recv(4)
         there.close()
         with pytest.raises(ClientDisconnected):
-            list(pieces) if streamed else reader.whole()
+            list(deltas) if streamed else stream.collect()
     assert running.cancelled
 
 
-def test_what_an_answer_took_is_counted_once(running: RequestStream, tokenizer: Tokenizer, metrics: Metrics) -> None:
-    say(running, tokenizer, "One two three", "stop")
-    running.end(None)
-    Reader(running, tokenizer, metrics, None, 60).whole()
+def test_unread_output_is_cancelled_when_it_is_closed(
+    running: RequestStream, tokenizer: Tokenizer, metrics: Metrics
+) -> None:
+    stream = open_output(running, tokenizer, metrics)
+    for _ in range(2):
+        stream.close()
+    assert running.cancelled
+    assert 'vllm:prompt_tokens_total{engine="0",model_name="demo"} 2.0' in metrics.text().decode()
+
+
+def test_tokens_of_a_request_are_counted_once(running: RequestStream, tokenizer: Tokenizer, metrics: Metrics) -> None:
+    generate(running, tokenizer, "One two three", "stop")
+    running.close(None)
+    stream = open_output(running, tokenizer, metrics)
+    stream.collect()
+    stream.close()
     text = metrics.text().decode()
     for line in (
         'vllm:prompt_tokens_total{engine="0",model_name="demo"} 2.0',
@@ -152,12 +160,12 @@ def test_what_an_answer_took_is_counted_once(running: RequestStream, tokenizer: 
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_an_answer_that_takes_too_long_is_cancelled(
+def test_request_is_cancelled_after_its_time_limit(
     running: RequestStream, tokenizer: Tokenizer, metrics: Metrics, streamed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answer, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(output_stream, "POLL_SECONDS", 0.01)
     running.put(Token(0, 7))
-    reader = Reader(running, tokenizer, metrics, None, 0.05)
+    stream = OutputStream(running, tokenizer, metrics, ResponseWatch(None, 0.05).check)
     with pytest.raises(TimedOutError, match=r"0\.05 s"):
-        list(reader.pieces()) if streamed else reader.whole()
+        list(stream.deltas()) if streamed else stream.collect()
     assert running.cancelled

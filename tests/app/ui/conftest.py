@@ -1,4 +1,4 @@
-"""A browser, and the chat page in it."""
+"""Fixtures: a browser and the chat page."""
 
 import subprocess
 import threading
@@ -12,7 +12,7 @@ from werkzeug.serving import make_server
 
 from app.factory import create_app
 from app.metrics import Metrics
-from app.model_server import Runtime
+from app.model_server import ModelServer
 from app.settings import Settings
 from tests.app.ui.pages import OpenPage
 from tools.harness.server import ROOT
@@ -32,7 +32,7 @@ expect.set_options(timeout=30_000)
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, installed on first use."""
+    """Return Debian's Chromium, installed on first use."""
     subprocess.run([ROOT / "scripts/packages", "chromium"], check=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
@@ -42,8 +42,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def loading_url() -> Iterator[str]:
-    """Address of a server whose model never loads, which starts at once."""
-    app = create_app(Runtime(Settings(model=Path()), Metrics("none")))
+    """Return the address of a server whose model never loads, and which starts immediately."""
+    app = create_app(ModelServer(Settings(model=Path()), Metrics("none")))
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -55,9 +55,9 @@ def loading_url() -> Iterator[str]:
 
 @pytest.fixture
 def open_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[OpenPage]:
-    """Opens the page of the demo server, or of `url`, in a fresh profile with the given properties of a device.
+    """Open the page of the demo server, or of `url`, in a new profile of a device.
 
-    Where it is `watched`, what fails in the page's code, or is blocked by its policy, fails the test.
+    If it is `watched`, an error in the page's code or a violation of its content security policy fails the test.
     """
     contexts = []
     problems: list[str] = []
@@ -76,5 +76,5 @@ def open_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Open
     yield open_page
     for context in contexts:
         context.close()
-    # The browser itself notes every status above 399, and every server that is not there.
+    # The browser itself logs every status above 399 and every unreachable server.
     assert not [problem for problem in problems if not problem.startswith("Failed to load resource")]

@@ -53,7 +53,7 @@ def test_page_reports_a_lost_server_and_reconnects(open_page: OpenPage, demo: Pa
 
 def test_page_retries_while_the_server_loads(open_page: OpenPage, loading_url: str) -> None:
     page = open_page(loading_url)
-    expect(page.locator("#notice p")).to_contain_text("The model is loading: try again later. Retrying in ")
+    expect(page.locator("#notice p")).to_contain_text("The model is loading. Try again later. Retrying in ")
     page.route("**/v1/models", lambda route: route.fulfill(json={"data": [{"id": "demo", "max_model_len": 512}]}))
     expect(page.get_by_role("heading", level=1)).to_have_text("demo")
     expect(page.locator("#notice")).to_be_hidden()

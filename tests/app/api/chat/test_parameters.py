@@ -1,4 +1,4 @@
-"""Every parameter of `/chat` has an effect that the answer of the demo model shows."""
+"""Every parameter of `/chat` has a visible effect on the response of the demo model."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ from app.api.chat.schema import ChatRequest, GenerateKwargs
 from tools.harness.server import Server
 
 QUESTION = "<|user|>\nWhat is the capital of France?<|end|>\n<|assistant|>\n"
-# Without tags, so that it goes on for as long as it may.
+# Without tags, so that the completion reaches its maximum length.
 STORY = "Once upon a time, in a small village, there lived"
 
 Effect = Callable[["Chat"], None]
@@ -21,13 +21,13 @@ EFFECTS: dict[str, Effect] = {}
 
 
 def effect(check: Effect) -> Effect:
-    """Register `check` as the one that shows the effect of the parameter it is called after."""
+    """Register `check` as the test of the parameter with its name."""
     EFFECTS[check.__name__.removesuffix("_")] = check
     return check
 
 
 class Chat:
-    """Asks the demo model; greedy, unless told otherwise, so that a change in the answer has one cause."""
+    """Client of the demo model. Greedy by default, so that only the tested parameter changes the response."""
 
     def __init__(self, server: Server, tokenizer: PreTrainedTokenizerBase) -> None:
         self.server = server
@@ -37,31 +37,31 @@ class Chat:
         fields = {"do_sample": False, "return_full_text": False} | fields
         response = self.server.chat(prompt, **fields)
         assert response.status_code == 200, response.text
-        answer: dict[str, Any] = response.json()
-        return answer
+        body: dict[str, Any] = response.json()
+        return body
 
     def details(self, prompt: str | None = QUESTION, /, **fields: Any) -> list[dict[str, Any]]:
-        """Details of the answers."""
+        """Return the details of all sequences."""
         details: list[dict[str, Any]] = self(prompt, return_dict_in_generate=True, **fields)["Details"]
         return details
 
     def ids(self, prompt: str = QUESTION, /, **fields: Any) -> list[int]:
-        """Token ids of the first answer."""
+        """Return the token IDs of the first sequence."""
         ids: list[int] = self.details(prompt, **fields)[0]["token_ids"]
         return ids
 
     def first(self, prompt: str = STORY, /, **fields: Any) -> dict[int, float]:
-        """Probabilities of the ten likeliest first tokens, as a draw sees them."""
+        """Return the probabilities of the ten most likely first tokens during sampling."""
         settings = {"do_sample": True, "top_k": 0, "max_new_tokens": 1} | fields
-        scores = self.details(prompt, output_scores=True, **settings)[0]["top_logprobs"][0]
-        return {score["token_id"]: math.exp(score["logprob"]) for score in scores}
+        tokens = self.details(prompt, output_scores=True, **settings)[0]["top_logprobs"][0]
+        return {token["token_id"]: math.exp(token["logprob"]) for token in tokens}
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`."""
+        """Return the token IDs of `text`."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def one(self, text: str) -> int:
-        """The only token id of `text`."""
+        """Return the only token ID of `text`."""
         (token,) = self.encode(text)
         return token
 
@@ -143,15 +143,15 @@ def min_new_tokens(chat: Chat) -> None:
 @effect
 def do_sample(chat: Chat) -> None:
     assert len({chat(STORY, max_new_tokens=12)["Result"] for _ in range(2)}) == 1
-    drawn = chat.details(STORY, do_sample=True, temperature=3.0, top_k=0, num_return_sequences=4, max_new_tokens=12)
-    assert len({answer["text"] for answer in drawn}) > 1
+    sampled = chat.details(STORY, do_sample=True, temperature=3.0, top_k=0, num_return_sequences=4, max_new_tokens=12)
+    assert len({output["text"] for output in sampled}) > 1
 
 
 @effect
 def seed(chat: Chat) -> None:
-    drawn = {"do_sample": True, "top_k": 0, "temperature": 1.5, "max_new_tokens": 12}
-    answers = [chat(STORY, seed=number, **drawn)["Result"] for number in (1, 1, 2)]
-    assert answers[0] == answers[1] != answers[2]
+    sampled = {"do_sample": True, "top_k": 0, "temperature": 1.5, "max_new_tokens": 12}
+    outputs = [chat(STORY, seed=number, **sampled)["Result"] for number in (1, 1, 2)]
+    assert outputs[0] == outputs[1] != outputs[2]
 
 
 @effect
@@ -164,8 +164,8 @@ def early_stopping(chat: Chat) -> None:
 
 @effect
 def num_beams(chat: Chat) -> None:
-    def total(answer: dict[str, Any]) -> float:
-        return float(sum(answer["logprobs"]))
+    def total(output: dict[str, Any]) -> float:
+        return float(sum(output["logprobs"]))
 
     settings = {"output_scores": True, "max_new_tokens": 12, "length_penalty": 0.0}
     greedy, searched = (chat.details("He opened the door and", num_beams=beams, **settings)[0] for beams in (1, 6))
@@ -177,8 +177,8 @@ def num_beam_groups(chat: Chat) -> None:
     beams = {"num_beams": 4, "num_return_sequences": 4, "max_new_tokens": 8}
     plain = chat.details(STORY, **beams)
     grouped = chat.details(STORY, num_beam_groups=4, diversity_penalty=20.0, **beams)
-    assert len({answer["token_ids"][0] for answer in plain}) < 4
-    assert len({answer["token_ids"][0] for answer in grouped}) == 4
+    assert len({output["token_ids"][0] for output in plain}) < 4
+    assert len({output["token_ids"][0] for output in grouped}) == 4
 
 
 @effect
@@ -205,7 +205,7 @@ def top_k(chat: Chat) -> None:
 
 
 def nucleus(probabilities: dict[int, float], mass: float) -> list[int]:
-    """The likeliest tokens that together reach `mass`."""
+    """Return the most likely tokens whose cumulative probability reaches `mass`."""
     reached = itertools.accumulate(probabilities.values(), initial=0.0)
     return [token for token, before in zip(probabilities, reached, strict=False) if before < mass]
 
@@ -219,7 +219,7 @@ def top_p(chat: Chat) -> None:
 
 @effect
 def typical_p(chat: Chat) -> None:
-    # What is left of the distribution after the most typical tokens together reach .2 is not its head.
+    # The most typical tokens that reach a probability of 0.2 are not the most likely ones.
     plain, cut = chat.first(), chat.first(typical_p=0.2)
     assert list(cut) != list(plain)
     assert sum(cut.values()) <= 1 + 1e-6
@@ -242,8 +242,8 @@ def epsilon_cutoff(chat: Chat) -> None:
 @effect
 def eta_cutoff(chat: Chat) -> None:
     plain, cut = chat.first(), chat.first(eta_cutoff=0.5)
-    likeliest = next(iter(plain))
-    assert cut[likeliest] > plain[likeliest]
+    most_likely = next(iter(plain))
+    assert cut[most_likely] > plain[most_likely]
 
 
 @effect
@@ -274,18 +274,18 @@ def no_repeat_ngram_size(chat: Chat) -> None:
     repeated = "a b c d a b c d a b"
     prompt_ids = chat.encode(repeated)
     plain = chat.ids(repeated, max_new_tokens=8)
-    kept = chat.ids(repeated, max_new_tokens=8, no_repeat_ngram_size=2)
+    filtered = chat.ids(repeated, max_new_tokens=8, no_repeat_ngram_size=2)
     assert set(bigrams(prompt_ids)) & set(bigrams(prompt_ids[-1:] + plain))
-    assert not set(bigrams(prompt_ids)) & set(bigrams(prompt_ids[-1:] + kept))
-    assert len(set(bigrams(kept))) == len(bigrams(kept))
+    assert not set(bigrams(prompt_ids)) & set(bigrams(prompt_ids[-1:] + filtered))
+    assert len(set(bigrams(filtered))) == len(bigrams(filtered))
 
 
 @effect
 def encoder_no_repeat_ngram_size(chat: Chat) -> None:
     repeated = "a b c d a b c d a b"
     prompt_ids = chat.encode(repeated)
-    kept = chat.ids(repeated, max_new_tokens=8, encoder_no_repeat_ngram_size=2)
-    assert not set(bigrams(prompt_ids)) & set(bigrams(prompt_ids[-1:] + kept))
+    filtered = chat.ids(repeated, max_new_tokens=8, encoder_no_repeat_ngram_size=2)
+    assert not set(bigrams(prompt_ids)) & set(bigrams(prompt_ids[-1:] + filtered))
 
 
 @effect
@@ -309,9 +309,9 @@ def begin_suppress_tokens(chat: Chat) -> None:
 
 @effect
 def num_return_sequences(chat: Chat) -> None:
-    answer = chat(STORY, do_sample=True, num_return_sequences=3, max_new_tokens=5, return_dict_in_generate=True)
-    assert len(answer["Details"]) == 3
-    assert answer["Result"] == "".join(details["text"] for details in answer["Details"])
+    output = chat(STORY, do_sample=True, num_return_sequences=3, max_new_tokens=5, return_dict_in_generate=True)
+    assert len(output["Details"]) == 3
+    assert output["Result"] == "".join(details["text"] for details in output["Details"])
 
 
 @effect
@@ -319,7 +319,7 @@ def output_scores(chat: Chat) -> None:
     (details,) = chat(STORY, max_new_tokens=4, output_scores=True)["Details"]
     assert len(details["logprobs"]) == len(details["top_logprobs"]) == 4
     assert all(len(step) == 10 for step in details["top_logprobs"])
-    # Greedy takes the likeliest token.
+    # Greedy search selects the most likely token.
     assert [step[0]["token_id"] for step in details["top_logprobs"]] == details["token_ids"]
     assert [step[0]["logprob"] for step in details["top_logprobs"]] == pytest.approx(details["logprobs"])
 
@@ -327,10 +327,10 @@ def output_scores(chat: Chat) -> None:
 @effect
 def return_dict_in_generate(chat: Chat) -> None:
     assert set(chat(STORY, max_new_tokens=3)) == {"Result"}
-    answer = chat(STORY, max_new_tokens=3, return_dict_in_generate=True)
-    (details,) = answer["Details"]
+    output = chat(STORY, max_new_tokens=3, return_dict_in_generate=True)
+    (details,) = output["Details"]
     assert details == {
-        "text": answer["Result"],
+        "text": output["Result"],
         "token_ids": details["token_ids"],
         "finish_reason": "length",
         "prompt_tokens": len(chat.encode(STORY)),
@@ -341,12 +341,12 @@ def return_dict_in_generate(chat: Chat) -> None:
 @effect
 def pad_token_id(chat: Chat) -> None:
     beams = {"num_beams": 4, "num_return_sequences": 4, "length_penalty": 0.0, "max_new_tokens": 16}
-    answers = chat.details(pad_token_id=chat.one(" pad"), **beams)
-    lengths = {answer["completion_tokens"] for answer in answers}
+    outputs = chat.details(pad_token_id=chat.one(" pad"), **beams)
+    lengths = {output["completion_tokens"] for output in outputs}
     assert len(lengths) > 1
-    for answer in answers:
-        padding = answer["token_ids"][answer["completion_tokens"] :]
-        assert padding == [chat.one(" pad")] * (max(lengths) - answer["completion_tokens"])
+    for output in outputs:
+        padding = output["token_ids"][output["completion_tokens"] :]
+        assert padding == [chat.one(" pad")] * (max(lengths) - output["completion_tokens"])
 
 
 @effect
@@ -383,16 +383,16 @@ def remove_invalid_values(chat: Chat) -> None:
 
 @effect
 def generate_kwargs(chat: Chat) -> None:
-    given: dict[str, Any] | None
-    for given in (None, {}):
-        response = chat.server.chat("word " * 180, generate_kwargs=given, return_full_text=False)
+    kwargs: dict[str, Any] | None
+    for kwargs in (None, {}):
+        response = chat.server.chat("word " * 180, generate_kwargs=kwargs, return_full_text=False)
         assert response.status_code == 200
 
 
 @pytest.mark.parametrize("name", EFFECTS)
-def test_a_parameter_has_an_effect(name: str, chat: Chat) -> None:
+def test_parameter_has_an_effect(name: str, chat: Chat) -> None:
     EFFECTS[name](chat)
 
 
-def test_every_parameter_is_shown() -> None:
+def test_every_parameter_has_an_effect_test() -> None:
     assert set(EFFECTS) == set(ChatRequest.model_fields) | set(GenerateKwargs.model_fields)

@@ -1,34 +1,33 @@
-"""From a request to what the engine runs."""
+"""Conversion of `/chat` requests to requests of the engine."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
-from app.api.chat.request import Limits, RequestError, encode_messages, generation_request
-from app.api.chat.schema import ChatRequest, Message
+from app.api.chat.request import generation_request
+from app.api.chat.schema import ChatRequest
+from app.api.prompt import encode_messages
+from app.api.schema import Message
 from app.engine.request import GenerationRequest
-from app.settings import Settings
+from app.exceptions import RequestError
+from app.limits import Limits
 from app.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer(demo: Path) -> Tokenizer:
-    return Tokenizer(AutoTokenizer.from_pretrained(demo))
 
 
 @pytest.fixture
 def build(tokenizer: Tokenizer) -> Any:
-    settings = Settings(
-        model=Path(),
+    limits = Limits(
+        model_name="demo",
+        context=512,
+        vocab_size=49152,
+        eos_token_ids=(0, 2),
+        pad_token_id=0,
+        max_beam_tokens=2000,
         max_sequences=8,
         max_scored_tokens=100,
         max_list=20,
         max_messages=3,
-    )
-    limits = Limits(
-        context=512, vocabulary=49152, eos_token_ids=(0, 2), pad_token_id=0, beam_tokens=2000, settings=settings
+        max_request_seconds=3600,
     )
 
     def build(body: dict[str, Any], **kwargs: Any) -> GenerationRequest:
@@ -40,19 +39,19 @@ def build(tokenizer: Tokenizer) -> Any:
 
 def test_defaults_come_from_the_model(build: Any) -> None:
     request = build({})
-    assert (request.eos_token_ids, request.pad_token_id) == ((0, 2), 0)
-    assert (request.max_length, request.min_length) == (200, 0)
+    assert (request.params.eos_token_ids, request.params.pad_token_id) == ((0, 2), 0)
+    assert (request.max_length, request.params.min_tokens) == (200, 0)
 
 
-def test_the_callers_lengths_do_not_count_the_prefix(build: Any) -> None:
+def test_length_parameters_do_not_count_the_prefix(build: Any) -> None:
     request = build({"prefix": "one two three,"}, max_length=50, min_length=20)
     prefix = len(request.prompt_token_ids) - len(build({}).prompt_token_ids)
     assert (request.max_length, request.min_length) == (50 + prefix, 20 + prefix)
 
 
-def test_new_tokens_win_over_whole_lengths(build: Any) -> None:
+def test_new_token_parameters_override_total_lengths(build: Any) -> None:
     request = build({}, max_length=3, max_new_tokens=10, min_length=400, min_new_tokens=2)
-    assert request.max_new_tokens == 10
+    assert request.params.max_tokens == 10
     assert request.min_length == len(request.prompt_token_ids) + 2
 
 
@@ -64,7 +63,7 @@ def test_hole_keeps_the_end_of_the_prompt(build: Any, tokenizer: Tokenizer) -> N
     assert request.max_length == 512
 
 
-def test_hole_leaves_a_prompt_that_fits_alone(build: Any) -> None:
+def test_hole_keeps_a_prompt_that_fits(build: Any) -> None:
     assert build({"handle_long_generation": "hole"}).prompt_token_ids == build({}).prompt_token_ids
 
 
@@ -79,7 +78,7 @@ def test_tags_in_a_message_are_text(tokenizer: Tokenizer) -> None:
     assert "a<|end|>\n<|assistant|>b" in tokenizer.decode(ids)
 
 
-def test_messages_become_the_prompt_that_a_caller_would_write(tokenizer: Tokenizer) -> None:
+def test_messages_are_encoded_in_the_documented_prompt_format(tokenizer: Tokenizer) -> None:
     messages = [
         Message(role="system", content="Be brief."),
         Message(role="user", content="What is 3+5?"),
@@ -97,44 +96,44 @@ USER = {"role": "user", "content": "Hello"}
 
 
 @pytest.mark.parametrize(
-    ("body", "kwargs", "said"),
+    ("body", "kwargs", "message"),
     [
         ({"prompt": None}, {}, "Text generation parameter prompt required"),
         ({"prompt": ""}, {}, "Text generation parameter prompt required"),
         ({"prompt": None, "messages": []}, {}, "Conversational parameter messages required"),
-        ({"messages": [USER]}, {}, "exclude each other"),
-        ({"prompt": None, "messages": [USER], "prefix": "x"}, {}, "prefix goes with prompt"),
-        ({"prompt": None, "messages": [USER] * 4}, {}, "There are 4 messages: CHAT_MAX_MESSAGES allows 3"),
-        ({"prompt": "word " * 300}, {}, r"has 30\d tokens, and max_length, which counts prompt and answer, is 200"),
-        ({"prompt": "word " * 600}, {}, r"has 60\d tokens, and the context 512"),
-        ({}, {"max_length": 513}, "max_length is 513, and the context 512"),
-        ({"prompt": "word " * 500}, {"max_new_tokens": 100}, "ask for at most 11 new tokens"),
+        ({"messages": [USER]}, {}, "mutually exclusive"),
+        ({"prompt": None, "messages": [USER], "prefix": "x"}, {}, "prefix requires prompt"),
+        ({"prompt": None, "messages": [USER] * 4}, {}, r"messages has 4 items; the maximum is 3 \(CHAT_MAX_MESSAGES\)"),
+        ({"prompt": "word " * 300}, {}, r"has 30\d tokens, but max_length, which counts prompt and completion, is 200"),
+        ({"prompt": "word " * 600}, {}, r"has 60\d tokens and leaves no room in the context of 512"),
+        ({}, {"max_length": 513}, "max_length is 513, above the context length of 512"),
+        ({"prompt": "word " * 500}, {"max_new_tokens": 100}, "Request at most 11 new tokens"),
         ({"handle_long_generation": "hole"}, {"max_new_tokens": 512}, "512 new tokens leave no room"),
-        ({"handle_long_generation": "hole"}, {"max_length": 1}, "set generate_kwargs.max_new_tokens"),
+        ({"handle_long_generation": "hole"}, {"max_length": 1}, "Set generate_kwargs.max_new_tokens"),
         ({}, {"min_length": 201}, "min_length is 201 and max_length 200"),
-        ({}, {"num_return_sequences": 2, "do_sample": False}, "there is one answer"),
-        ({}, {"num_return_sequences": 2, "temperature": 0}, "there is one answer"),
-        ({}, {"num_return_sequences": 3, "num_beams": 2}, "at most one answer a beam"),
+        ({}, {"num_return_sequences": 2, "do_sample": False}, "greedy search returns only one sequence"),
+        ({}, {"num_return_sequences": 2, "temperature": 0}, "greedy search returns only one sequence"),
+        ({}, {"num_return_sequences": 3, "num_beams": 2}, r"at most num_beams \(2\) sequences"),
         ({}, {"num_beams": 3, "num_beam_groups": 2}, "must divide num_beams"),
-        ({}, {"num_beams": 2, "num_beam_groups": 2, "diversity_penalty": 1.0}, "set do_sample to false"),
-        ({}, {"num_beams": 2, "num_beam_groups": 2, "do_sample": False}, "set diversity_penalty above 0"),
-        ({}, {"diversity_penalty": 1.0}, "set num_beam_groups above 1"),
-        ({}, {"pad_token_id": 49152}, "names token 49152: the model has tokens 0 to 49151"),
-        ({}, {"bad_words_ids": [[1], [2, 60000]]}, "names token 60000"),
-        ({}, {"bad_words_ids": [[2]]}, "names 2, which ends an answer"),
-        ({}, {"bad_words_ids": [[1, 3]] * 11}, "has 22 token ids: CHAT_MAX_LIST allows 20"),
-        ({}, {"suppress_tokens": [1] * 21}, "has 21 token ids: CHAT_MAX_LIST allows 20"),
-        ({}, {"num_beams": 9}, r"at most 8 \(CHAT_MAX_SEQUENCES\), and one of them is 9"),
-        ({}, {"num_beams": 8, "max_length": 400}, r"are 3200 tokens: the server allows 2000 \(CHAT_MAX_BEAM_TOKENS"),
-        ({}, {"output_scores": True}, "CHAT_MAX_SCORED_TOKENS allows 100"),
+        ({}, {"num_beams": 2, "num_beam_groups": 2, "diversity_penalty": 1.0}, "Set do_sample to false"),
+        ({}, {"num_beams": 2, "num_beam_groups": 2, "do_sample": False}, "Set diversity_penalty above 0"),
+        ({}, {"diversity_penalty": 1.0}, "Set num_beam_groups above 1"),
+        ({}, {"pad_token_id": 49152}, r"pad_token_id contains token ID 49152\. The model has the token IDs 0 to 49151"),
+        ({}, {"bad_words_ids": [[1], [2, 60000]]}, "bad_words_ids contains token ID 60000"),
+        ({}, {"bad_words_ids": [[2]]}, "contains the EOS token 2"),
+        ({}, {"bad_words_ids": [[1, 3]] * 11}, r"has 22 token IDs; the maximum is 20 \(CHAT_MAX_LIST\)"),
+        ({}, {"suppress_tokens": [1] * 21}, r"has 21 token IDs; the maximum is 20 \(CHAT_MAX_LIST\)"),
+        ({}, {"num_beams": 9}, r"has 9 sequences .* the maximum is 8 \(CHAT_MAX_SEQUENCES\)"),
+        ({}, {"num_beams": 8, "max_length": 400}, r"need 3200 tokens; the maximum is 2000 \(CHAT_MAX_BEAM_TOKENS"),
+        ({}, {"output_scores": True}, r"the maximum is 100 \(CHAT_MAX_SCORED_TOKENS\)"),
     ],
 )
-def test_what_cannot_work_is_refused_in_words(
-    build: Any, body: dict[str, Any], kwargs: dict[str, Any], said: str
+def test_invalid_request_is_refused_with_a_message(
+    build: Any, body: dict[str, Any], kwargs: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(RequestError, match=said):
+    with pytest.raises(RequestError, match=message):
         build(body, **kwargs)
 
 
-def test_one_sequence_is_let_in_however_long(build: Any) -> None:
+def test_single_sequence_may_fill_the_context(build: Any) -> None:
     assert build({}, max_length=512).max_length == 512

@@ -1,4 +1,4 @@
-"""`POST /chat` against the demo model: the documented requests, the answers, the errors."""
+"""`POST /chat` with the demo model: documented requests, responses and errors."""
 
 import concurrent.futures
 import json
@@ -19,7 +19,7 @@ def post(server: Server, body: bytes | str, content_type: str | None = "applicat
     return server.http.post("/chat", content=body, headers=headers)
 
 
-def test_the_short_documented_request_is_answered(server: Server) -> None:
+def test_short_documented_request_succeeds(server: Server) -> None:
     response = post(server, json.dumps({"prompt": KNIGHT}))
     assert response.status_code == 200
     assert set(response.json()) == {"Result"}
@@ -27,7 +27,7 @@ def test_the_short_documented_request_is_answered(server: Server) -> None:
     assert len(response.json()["Result"]) > len(KNIGHT)
 
 
-def test_the_long_documented_request_is_answered(server: Server) -> None:
+def test_long_documented_request_succeeds(server: Server) -> None:
     body = {
         "prompt": MEANING,
         "return_full_text": False,
@@ -66,7 +66,7 @@ def test_the_long_documented_request_is_answered(server: Server) -> None:
 
 
 @pytest.mark.parametrize("prompt", [QUESTION, QUESTION.replace("\n", ""), QUESTION.replace(">\nW", "> W")])
-def test_the_answer_to_a_question_stops_where_it_ends(server: Server, prompt: str) -> None:
+def test_completion_ends_at_the_end_token(server: Server, prompt: str) -> None:
     response = server.chat(prompt, return_full_text=False, do_sample=False, return_dict_in_generate=True)
     assert "Paris" in response.json()["Result"]
     assert "<|end|>" not in response.json()["Result"]
@@ -75,19 +75,19 @@ def test_the_answer_to_a_question_stops_where_it_ends(server: Server, prompt: st
     assert details["token_ids"][-1] == 2
 
 
-def test_numbers_in_strings_are_taken_as_in_kaito(server: Server) -> None:
+def test_numbers_in_strings_are_accepted_as_in_kaito(server: Server) -> None:
     response = server.chat("Hello", max_new_tokens="3", return_dict_in_generate="true")
     assert response.json()["Details"][0]["completion_tokens"] == 3
 
 
-def test_two_requests_at_once_are_both_answered(server: Server) -> None:
+def test_concurrent_requests_both_succeed(server: Server) -> None:
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        answers = list(pool.map(lambda _: server.chat(QUESTION, do_sample=False).json(), range(2)))
-    assert answers[0] == answers[1]
+        bodies = list(pool.map(lambda _: server.chat(QUESTION, do_sample=False).json(), range(2)))
+    assert bodies[0] == bodies[1]
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
+    ("body", "status", "message"),
     [
         ("{}", 400, "Text generation parameter prompt required"),
         ('{"prompt": ""}', 400, "Text generation parameter prompt required"),
@@ -98,25 +98,27 @@ def test_two_requests_at_once_are_both_answered(server: Server) -> None:
         ("[1]", 400, "must be a JSON object"),
         ('"{}"', 400, "must be a JSON object"),
         ("[" * 100_000, 400, "nested too deeply"),
-        ('{"prompt": "Hello", "stream": true}', 400, "stream is not served"),
-        ('{"prompt": "Hello", "generate_kwargs": {"foo": 1}}', 400, "generate_kwargs.foo is not served"),
-        ('{"prompt": "Hello", "generate_kwargs": {"max_time": 1}}', 400, "generate_kwargs.max_time is not served"),
-        ('{"prompt": "Hello", "generate_kwargs": {"top_p": 2}}', 400, "less than or equal to 1, and is 2"),
-        ('{"prompt": "Hello", "generate_kwargs": {"eos_token_id": -1}}', 400, "eos_token_id: it should be"),
+        ('{"prompt": "Hello", "stream": true}', 400, "Unknown field stream."),
+        ('{"prompt": "Hello", "generate_kwargs": {"foo": 1}}', 400, "Unknown field generate_kwargs.foo."),
+        ('{"prompt": "Hello", "generate_kwargs": {"max_time": 1}}', 400, "Unknown field generate_kwargs.max_time."),
+        ('{"prompt": "Hello", "generate_kwargs": {"top_p": 2}}', 400, "must be less than or equal to 1, but is 2"),
+        ('{"prompt": "Hello", "generate_kwargs": {"eos_token_id": -1}}', 400, "eos_token_id must be"),
         ('{"prompt": "Hello", "generate_kwargs": {"temperature": NaN}}', 400, "finite number"),
         ('{"prompt": "Hello", "handle_long_generation": "cut"}', 400, "'hole'"),
         ('{"messages": [{"role": "tool", "content": "x"}]}', 400, "'system', 'user' or 'assistant'"),
         ('{"prompt": "Hello", "generate_kwargs": {"num_return_sequences": 2, "num_beams": 1, "do_sample": false}}',
-         400, "there is one answer"),
+         400, "greedy search returns only one sequence"),
         ('{"prompt": "Hello", "generate_kwargs": {"repetition_penalty": 1e-39}}', 400, "remove_invalid_values"),
         ('{"prompt": "\\ud800"}', 400, "surrogate"),
-        ('{"prompt": "' + "word " * 250 + '"}', 400, "max_length, which counts prompt and answer, is 200"),
+        ('{"prompt": "' + "word " * 250 + '"}', 400, "max_length, which counts prompt and completion, is 200"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_in_words(server: Server, body: bytes | str, status: int, said: str) -> None:
+def test_invalid_request_is_refused_with_a_message(
+    server: Server, body: bytes | str, status: int, message: str
+) -> None:
     response = post(server, body)
     assert (response.status_code, list(response.json())) == (status, ["detail"])
-    assert said in response.json()["detail"]
+    assert message in response.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_what_is_wrong_is_said_in_words(server: Server, body: bytes | str, statu
         ('{"messages": "Hello"}', ["body", "messages"]),
     ],
 )
-def test_a_wrong_type_is_located(server: Server, body: str, location: list[str]) -> None:
+def test_wrong_type_is_a_422_with_its_location(server: Server, body: str, location: list[str]) -> None:
     response = post(server, body)
     assert response.status_code == 422
     (error,) = response.json()["detail"]
@@ -139,31 +141,31 @@ def test_a_wrong_type_is_located(server: Server, body: str, location: list[str])
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "nonsense"])
-def test_another_content_type_is_refused(server: Server, content_type: str) -> None:
+def test_other_content_types_are_refused(server: Server, content_type: str) -> None:
     response = post(server, '{"prompt": "Hello"}', content_type)
     assert response.status_code == 415
     assert "application/json" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("content_type", [None, "application/JSON; charset=utf-8", "application/vnd.api+json"])
-def test_no_content_type_and_those_of_json_are_read_as_json(server: Server, content_type: str | None) -> None:
+def test_missing_and_json_content_types_are_accepted(server: Server, content_type: str | None) -> None:
     assert (
         post(server, '{"prompt": "Hello", "generate_kwargs": {"max_new_tokens": 1}}', content_type).status_code == 200
     )
 
 
-def test_a_slash_at_the_end_changes_nothing(server: Server) -> None:
+def test_trailing_slash_is_ignored(server: Server) -> None:
     body = {"prompt": "Hello", "generate_kwargs": {"max_new_tokens": 1}}
     assert server.http.post("/chat/", json=body).status_code == 200
 
 
-def test_a_body_beyond_the_limit_is_refused(server: Server) -> None:
+def test_oversized_body_is_refused(server: Server) -> None:
     response = post(server, json.dumps({"prompt": "x" * 3_000_000}))
     assert response.status_code == 413
     assert "detail" in response.json()
 
 
-def test_many_wrong_items_do_not_make_a_long_answer(server: Server) -> None:
+def test_many_invalid_items_give_a_short_error(server: Server) -> None:
     wrong: dict[str, Any] = {"prompt": "Hello", "generate_kwargs": {"suppress_tokens": ["x"] * 100_000}}
     response = post(server, json.dumps(wrong))
     assert response.status_code == 422

@@ -1,4 +1,4 @@
-"""The fields of `/chat`, their defaults and ranges."""
+"""Fields of `/chat`, their defaults and ranges."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from app.api.chat.schema import NOT_NULL, ChatRequest, GenerateKwargs
 
 
-def test_defaults_are_those_that_are_documented() -> None:
+def test_defaults_match_the_documentation() -> None:
     assert ChatRequest(prompt="x").model_dump(exclude={"generate_kwargs"}) == {
         "prompt": "x",
         "messages": None,
@@ -41,7 +41,7 @@ def test_defaults_are_those_that_are_documented() -> None:
     }
 
 
-def test_every_field_says_what_it_means() -> None:
+def test_every_field_has_a_description() -> None:
     for model in (ChatRequest, GenerateKwargs):
         assert all(field.description for field in model.model_fields.values())
 
@@ -74,7 +74,7 @@ def test_every_field_says_what_it_means() -> None:
     ],
     ids=str,
 )
-def test_a_value_out_of_range_is_refused(kwargs: dict[str, Any]) -> None:
+def test_value_out_of_range_is_refused(kwargs: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         GenerateKwargs.model_validate(kwargs)
 
@@ -82,21 +82,21 @@ def test_a_value_out_of_range_is_refused(kwargs: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "sampled"), [({}, True), ({"do_sample": False}, False), ({"temperature": 0}, False)], ids=str
 )
-def test_a_temperature_of_zero_draws_nothing(kwargs: dict[str, Any], sampled: bool) -> None:
+def test_temperature_zero_disables_sampling(kwargs: dict[str, Any], sampled: bool) -> None:
     assert GenerateKwargs(**kwargs).sampled is sampled
 
 
 @pytest.mark.parametrize("name", sorted(set(GenerateKwargs.model_fields) - NOT_NULL))
-def test_null_is_the_default_where_kaito_takes_it(name: str) -> None:
+def test_null_selects_the_default_as_in_kaito(name: str) -> None:
     assert GenerateKwargs.model_validate({name: None}) == GenerateKwargs()
 
 
 @pytest.mark.parametrize("name", sorted(NOT_NULL))
-def test_null_is_a_wrong_type_where_kaito_says_so(name: str) -> None:
+def test_null_is_refused_as_in_kaito(name: str) -> None:
     with pytest.raises(ValidationError):
         GenerateKwargs.model_validate({name: None})
 
 
-def test_the_json_schema_tells_which_fields_may_be_null() -> None:
+def test_json_schema_documents_nullable_fields() -> None:
     for name, field in GenerateKwargs.model_json_schema()["properties"].items():
         assert ({"type": "null"} in field.get("anyOf", [])) is (name not in NOT_NULL)

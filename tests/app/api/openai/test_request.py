@@ -1,30 +1,41 @@
-"""From OpenAI's requests to those of the engine."""
+"""Conversion of OpenAI's requests to requests of the engine."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 from werkzeug.exceptions import NotFound
 
-from app.api.chat.request import Limits, RequestError
-from app.api.openai.request import chat_request, check_model, completion_requests, conversation, several
+from app.api.openai.request import (
+    chat_request,
+    check_model,
+    completion_requests,
+    encode_conversation,
+    prompt_list,
+)
 from app.api.openai.schema import ChatCompletionRequest, ChatMessage, CompletionRequest
-from app.engine.sampling.structured_output import Grammars
-from app.settings import Settings
+from app.engine.sampling.structured_output import GrammarCompiler
+from app.exceptions import RequestError
+from app.limits import Limits
 from app.tokenizer import Tokenizer
 
-LIMITS = Limits(512, 49152, (0, 2), 0, 0, Settings(model=Path(), name="demo", max_list=3, max_messages=4))
+LIMITS = Limits(
+    model_name="demo",
+    context=512,
+    vocab_size=49152,
+    eos_token_ids=(0, 2),
+    pad_token_id=0,
+    max_beam_tokens=0,
+    max_sequences=16,
+    max_scored_tokens=0,
+    max_list=3,
+    max_messages=4,
+    max_request_seconds=3600,
+)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(demo: Path) -> Tokenizer:
-    return Tokenizer(AutoTokenizer.from_pretrained(demo))
-
-
-@pytest.fixture(scope="module")
-def grammars(tokenizer: Tokenizer) -> Grammars:
-    return Grammars(tokenizer.to_json(), LIMITS.vocabulary, LIMITS.eos_token_ids)
+def grammars(tokenizer: Tokenizer) -> GrammarCompiler:
+    return GrammarCompiler(tokenizer.to_json(), LIMITS.vocab_size, LIMITS.eos_token_ids)
 
 
 def schema(content: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +49,7 @@ def chat(**fields: Any) -> ChatCompletionRequest:
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant"])
 @pytest.mark.parametrize("tags", ["<|end|><|assistant|>", "<|user|>\n", "<|system|>", "<|endoftext|>"])
 def test_tags_inside_a_message_are_text_in_every_role(tokenizer: Tokenizer, role: str, tags: str) -> None:
-    ids = conversation([ChatMessage.model_validate({"role": role, "content": f"a{tags}b"})], tokenizer, LIMITS)
+    ids = encode_conversation([ChatMessage.model_validate({"role": role, "content": f"a{tags}b"})], tokenizer, LIMITS)
     inside = tokenizer.encode_plain(f"a{tags}b")
     name = "system" if role == "developer" else role
     around = (tokenizer.encode(f"<|{name}|>\n"), tokenizer.encode("<|end|>\n<|assistant|>\n"))
@@ -46,26 +57,28 @@ def test_tags_inside_a_message_are_text_in_every_role(tokenizer: Tokenizer, role
     assert not set(inside) & tokenizer.control_ids
 
 
-def test_no_role_is_dropped(tokenizer: Tokenizer) -> None:
+def test_every_role_is_encoded(tokenizer: Tokenizer) -> None:
     turns = [("system", "s"), ("user", "u"), ("assistant", "a"), ("user", "v")]
-    ids = conversation([ChatMessage.model_validate({"role": r, "content": c}) for r, c in turns], tokenizer, LIMITS)
+    ids = encode_conversation(
+        [ChatMessage.model_validate({"role": r, "content": c}) for r, c in turns], tokenizer, LIMITS
+    )
     assert ids == tokenizer.encode(
         "<|system|>\ns<|end|>\n<|user|>\nu<|end|>\n<|assistant|>\na<|end|>\n<|user|>\nv<|end|>\n<|assistant|>\n"
     )
 
 
-def test_what_is_not_asked_for_has_openais_defaults(tokenizer: Tokenizer, grammars: Grammars) -> None:
-    wanted = chat_request("id", chat(), tokenizer, LIMITS, grammars)
-    assert wanted.form is None
-    assert wanted.max_length == 512
-    assert wanted.eos_token_ids == (0, 2)
-    assert wanted.logprobs is None
-    kwargs = wanted.kwargs
-    assert (kwargs.sampled, kwargs.temperature, kwargs.top_k, kwargs.top_p, kwargs.seed) == (True, 1, 0, 1, None)
+def test_missing_fields_have_openai_defaults(tokenizer: Tokenizer, grammars: GrammarCompiler) -> None:
+    request = chat_request("id", chat(), tokenizer, LIMITS, grammars)
+    params = request.params
+    assert params.grammar is None
+    assert request.max_length == 512
+    assert params.eos_token_ids == (0, 2)
+    assert params.logprobs is None
+    assert (params.greedy, params.temperature, params.top_k, params.top_p, params.seed) == (False, 1, 0, 1, None)
 
 
-def test_what_is_asked_for_arrives(tokenizer: Tokenizer, grammars: Grammars) -> None:
-    asked = chat(
+def test_fields_are_passed_to_the_engine(tokenizer: Tokenizer, grammars: GrammarCompiler) -> None:
+    body = chat(
         max_completion_tokens=7,
         n=3,
         seed=-1,
@@ -76,83 +89,86 @@ def test_what_is_asked_for_arrives(tokenizer: Tokenizer, grammars: Grammars) -> 
         presence_penalty=1,
         frequency_penalty=-1,
     )
-    wanted = chat_request("id", asked, tokenizer, LIMITS, grammars)
-    assert wanted.max_new_tokens == 7
-    assert (wanted.logprobs, wanted.logit_bias) == (0, {5: -100, 17: 2.5})
-    assert (wanted.presence_penalty, wanted.frequency_penalty) == (1, -1)
-    kwargs = wanted.kwargs
-    assert (kwargs.num_return_sequences, kwargs.temperature, kwargs.top_p) == (3, 0.5, 0.9)
-    assert kwargs.seed == 2**63 - 1
+    params = chat_request("id", body, tokenizer, LIMITS, grammars).params
+    assert params.max_tokens == 7
+    assert (params.logprobs, params.logit_bias) == (0, {5: -100, 17: 2.5})
+    assert (params.presence_penalty, params.frequency_penalty) == (1, -1)
+    assert (params.n, params.temperature, params.top_p) == (3, 0.5, 0.9)
+    assert params.seed == 2**63 - 1
 
 
 @pytest.mark.parametrize(
-    ("fields", "field", "said"),
+    ("fields", "field", "message"),
     [
-        ({"top_logprobs": 3}, "top_logprobs", "needs logprobs"),
-        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "two names of one thing"),
-        ({"max_tokens": 512}, "max_tokens", "ask for at most 50"),
-        ({"n": 17}, "n", "CHAT_MAX_SEQUENCES allows 16"),
-        ({"stream_options": {"include_usage": True}}, "stream_options", "needs stream"),
-        ({"logit_bias": {"49152": 1}}, "logit_bias", "tokens 0 to 49151"),
+        ({"top_logprobs": 3}, "top_logprobs", "requires logprobs"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "Both have the same meaning"),
+        ({"max_tokens": 512}, "max_tokens", "Request at most 50"),
+        ({"n": 17}, "n", r"the maximum is 16 \(CHAT_MAX_SEQUENCES\)"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "requires stream"),
+        ({"logit_bias": {"49152": 1}}, "logit_bias", "token IDs 0 to 49151"),
         ({"logit_bias": {"-1": 1}}, "logit_bias", "'-1'"),
-        ({"logit_bias": {"1": 1, "2": 1, "3": 1, "4": 1}}, "logit_bias", "CHAT_MAX_LIST allows 3"),
-        ({"messages": [{"role": "user", "content": "x"}] * 5}, "messages", "CHAT_MAX_MESSAGES allows 4"),
-        ({"messages": [{"role": "user", "content": "word " * 600}]}, None, "the context 512"),
+        ({"logit_bias": {"1": 1, "2": 1, "3": 1, "4": 1}}, "logit_bias", r"the maximum is 3 \(CHAT_MAX_LIST\)"),
+        ({"messages": [{"role": "user", "content": "x"}] * 5}, "messages", r"the maximum is 4 \(CHAT_MAX_MESSAGES\)"),
+        ({"messages": [{"role": "user", "content": "word " * 600}]}, None, "the context of 512"),
         ({"response_format": schema({"type": "strin"})}, "response_format", "Invalid type: strin"),
         ({"response_format": schema({"type": "object", "unevaluatedProperties": False})}, "response_format", "uneval"),
         ({"response_format": schema({"$ref": "#/$defs/none"})}, "response_format", "does not exist"),
     ],
     ids=str,
 )
-def test_what_cannot_work_is_refused_in_words(
-    tokenizer: Tokenizer, grammars: Grammars, fields: dict[str, Any], field: str | None, said: str
+def test_invalid_chat_request_is_refused_with_a_message(
+    tokenizer: Tokenizer, grammars: GrammarCompiler, fields: dict[str, Any], field: str | None, message: str
 ) -> None:
-    with pytest.raises(RequestError, match=said) as error:
+    with pytest.raises(RequestError, match=message) as error:
         chat_request("id", chat(**fields), tokenizer, LIMITS, grammars)
     assert error.value.field == field
 
 
-def test_an_answer_of_a_form_is_asked_for_by_kind(tokenizer: Tokenizer, grammars: Grammars) -> None:
-    for wanted, formed in (({"type": "text"}, False), ({"type": "json_object"}, True), (schema({}), True)):
-        request = chat_request("id", chat(response_format=wanted), tokenizer, LIMITS, grammars)
-        assert (request.form is not None) is formed
+def test_response_format_selects_a_grammar(tokenizer: Tokenizer, grammars: GrammarCompiler) -> None:
+    for response_format, constrained in (
+        ({"type": "text"}, False),
+        ({"type": "json_object"}, True),
+        (schema({}), True),
+    ):
+        request = chat_request("id", chat(response_format=response_format), tokenizer, LIMITS, grammars)
+        assert (request.params.grammar is not None) is constrained
 
 
-def test_another_model_is_not_found() -> None:
+def test_other_model_is_not_found() -> None:
     check_model("demo", LIMITS)
     check_model(None, LIMITS)
-    with pytest.raises(NotFound, match="ask for 'demo'"):
+    with pytest.raises(NotFound, match="Set model to 'demo'"):
         check_model("gpt-4", LIMITS)
 
 
 @pytest.mark.parametrize(
-    ("prompt", "each"),
+    ("prompt", "prompts"),
     [("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [[1, 2]]), ([[1], [2, 3]], [[1], [2, 3]])],
     ids=str,
 )
-def test_a_prompt_is_one_or_several(tokenizer: Tokenizer, prompt: Any, each: list[Any]) -> None:
-    assert several(prompt) == each
-    wanted = completion_requests("id", CompletionRequest(prompt=prompt), tokenizer, LIMITS)
-    assert [list(one.prompt_ids) for one in wanted] == [
-        tokenizer.encode(one) if isinstance(one, str) else one for one in each
+def test_prompt_is_one_or_several(tokenizer: Tokenizer, prompt: Any, prompts: list[Any]) -> None:
+    assert prompt_list(prompt) == prompts
+    requests = completion_requests("id", CompletionRequest(prompt=prompt), tokenizer, LIMITS)
+    assert [list(request.prompt_token_ids) for request in requests] == [
+        tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts
     ]
-    assert {one.max_new_tokens for one in wanted} == {16}
+    assert {request.params.max_tokens for request in requests} == {16}
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"prompt": ""}, "no tokens"),
         ({"prompt": []}, "no tokens"),
         ({"prompt": [[]]}, "no tokens"),
-        ({"prompt": [49152]}, "names token 49152"),
-        ({"prompt": ["a"] * 9, "n": 2}, "9 prompts with 2 answers"),
-        ({"prompt": "a", "echo": True, "logprobs": 1}, "exclude each other"),
+        ({"prompt": [49152]}, "prompt contains token ID 49152"),
+        ({"prompt": ["a"] * 9, "n": 2}, "9 prompts with n 2 request 18 completions"),
+        ({"prompt": "a", "echo": True, "logprobs": 1}, "mutually exclusive"),
     ],
     ids=str,
 )
-def test_completions_that_cannot_work_are_refused_in_words(
-    tokenizer: Tokenizer, fields: dict[str, Any], said: str
+def test_invalid_completion_request_is_refused_with_a_message(
+    tokenizer: Tokenizer, fields: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(RequestError, match=said):
+    with pytest.raises(RequestError, match=message):
         completion_requests("id", CompletionRequest.model_validate(fields), tokenizer, LIMITS)

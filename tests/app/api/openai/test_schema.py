@@ -1,4 +1,4 @@
-"""Every field of OpenAI's requests is served or refused by name, and the documents say so."""
+"""Every field of OpenAI's requests is supported or refused by name, as documented."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.api.openai.schema import ChatCompletionRequest, CompletionRequest
 
-# Fields that are refused, each with a value that a caller could send; all others of the API are served.
+# Refused fields, each with a valid value of OpenAI's API. All other fields are supported.
 REFUSED: dict[type[BaseModel], dict[str, Any]] = {
     ChatCompletionRequest: {
         "audio": {"voice": "alloy", "format": "wav"},
@@ -30,36 +30,36 @@ REFUSED: dict[type[BaseModel], dict[str, Any]] = {
     },
     CompletionRequest: {"best_of": 2, "suffix": "x"},
 }
-LEAST: dict[type[BaseModel], dict[str, Any]] = {
+MINIMAL: dict[type[BaseModel], dict[str, Any]] = {
     ChatCompletionRequest: {"messages": [{"role": "user", "content": "Hello"}]},
     CompletionRequest: {"prompt": "Hello"},
 }
-THEIRS = {
+OPENAI_PARAMS = {
     ChatCompletionRequest: chat_create_params.CompletionCreateParamsBase,
     CompletionRequest: completion_create_params.CompletionCreateParamsBase,
 }
 
 
-@pytest.mark.parametrize("ours", LEAST)
-def test_each_field_of_the_api_is_either_served_or_refused(ours: type[BaseModel]) -> None:
-    assert set(ours.model_fields) | set(REFUSED[ours]) == set(THEIRS[ours].__annotations__) | {"stream"}
-    assert not set(ours.model_fields) & set(REFUSED[ours])
+@pytest.mark.parametrize("model", MINIMAL)
+def test_each_field_of_the_api_is_supported_or_refused(model: type[BaseModel]) -> None:
+    assert set(model.model_fields) | set(REFUSED[model]) == set(OPENAI_PARAMS[model].__annotations__) | {"stream"}
+    assert not set(model.model_fields) & set(REFUSED[model])
 
 
-@pytest.mark.parametrize(("ours", "field"), [(ours, field) for ours, fields in REFUSED.items() for field in fields])
-def test_a_field_that_is_not_served_is_named(ours: type[BaseModel], field: str) -> None:
+@pytest.mark.parametrize(("model", "field"), [(model, field) for model, fields in REFUSED.items() for field in fields])
+def test_unsupported_field_is_named(model: type[BaseModel], field: str) -> None:
     with pytest.raises(ValidationError) as error:
-        ours.model_validate(LEAST[ours] | {field: REFUSED[ours][field]})
+        model.model_validate(MINIMAL[model] | {field: REFUSED[model][field]})
     assert error.value.errors()[0]["loc"] == (field,)
 
 
-@pytest.mark.parametrize(("ours", "field"), [(ours, field) for ours in LEAST for field in ours.model_fields])
-def test_null_is_the_default_of_each_field_that_has_one(ours: type[BaseModel], field: str) -> None:
-    if ours.model_fields[field].is_required():
+@pytest.mark.parametrize(("model", "field"), [(model, field) for model in MINIMAL for field in model.model_fields])
+def test_null_selects_the_default_of_optional_fields(model: type[BaseModel], field: str) -> None:
+    if model.model_fields[field].is_required():
         with pytest.raises(ValidationError, match=field):
-            ours.model_validate(LEAST[ours] | {field: None})
+            model.model_validate(MINIMAL[model] | {field: None})
     else:
-        assert ours.model_validate(LEAST[ours] | {field: None}) == ours.model_validate(LEAST[ours])
+        assert model.model_validate(MINIMAL[model] | {field: None}) == model.model_validate(MINIMAL[model])
 
 
 @pytest.mark.parametrize(
@@ -93,22 +93,22 @@ def test_null_is_the_default_of_each_field_that_has_one(ours: type[BaseModel], f
     ],
     ids=str,
 )
-def test_a_value_that_is_not_served_is_refused(field: str, value: Any) -> None:
+def test_unsupported_value_is_refused(field: str, value: Any) -> None:
     with pytest.raises(ValidationError) as error:
-        ChatCompletionRequest.model_validate(LEAST[ChatCompletionRequest] | {field: value})
+        ChatCompletionRequest.model_validate(MINIMAL[ChatCompletionRequest] | {field: value})
     assert {problem["loc"][0] for problem in error.value.errors()} == {field}
 
 
-def test_the_parts_of_a_message_are_one_text() -> None:
+def test_message_parts_are_concatenated() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    asked = ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": parts}]})
-    assert [message.text for message in asked.messages] == ["ab"]
+    body = ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": parts}]})
+    assert [message.text for message in body.messages] == ["ab"]
 
 
-def test_the_document_lists_every_field_that_is_served_and_that_is_not() -> None:
+def test_documentation_lists_supported_and_refused_fields() -> None:
     text = (Path(__file__).parents[4] / "docs/openai.md").read_text()
     _, chat, rest = text.split("\n## ", 2)
-    for ours, section in ((ChatCompletionRequest, chat), (CompletionRequest, rest)):
-        served = {name: field.description for name, field in ours.model_fields.items()}
+    for model, section in ((ChatCompletionRequest, chat), (CompletionRequest, rest)):
+        supported = {name: field.description for name, field in model.model_fields.items()}
         rows = re.findall(r"^\| `(\w+)` \| (.*?) \|$", section, re.MULTILINE)
-        assert dict(rows) == served | dict.fromkeys(REFUSED[ours], "400")
+        assert dict(rows) == supported | dict.fromkeys(REFUSED[model], "400")
