@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig, Phi3ForCausalLM
 
-from app.api.chat.schema import GenerateKwargs
+from app.engine.config import Dtype, EngineConfig
 from app.engine.request import GenerationRequest
-from app.engine.startup.build import Built, build
-from app.engine.startup.load import load
+from app.engine.sampling_params import SamplingParams
+from app.engine.startup.build import EngineComponents, build_engine
+from app.engine.startup.load import load_model
 from app.engine.stream import RequestStream, Token
-from app.settings import Dtype, Settings
 from benchmarks.machine import MODEL, describe_run
 from benchmarks.page import write_section
 from benchmarks.progress import log_progress
@@ -42,12 +42,12 @@ class Case:
 
     def request(self) -> GenerationRequest:
         """Build the engine's request; nothing ends the output early."""
-        kwargs = (
-            GenerateKwargs(do_sample=False)
+        params = (
+            SamplingParams(max_tokens=self.new_tokens, temperature=0)
             if self.seed is None
-            else GenerateKwargs(seed=self.seed, top_k=40, temperature=0.9)
+            else SamplingParams(max_tokens=self.new_tokens, seed=self.seed, top_k=40, temperature=0.9)
         )
-        return GenerationRequest("", self.prompt, len(self.prompt) + self.new_tokens, 0, (), 0, kwargs)
+        return GenerationRequest("", self.prompt, params)
 
 
 def log_uniform(generator: random.Random, low: int, high: int) -> int:
@@ -55,36 +55,38 @@ def log_uniform(generator: random.Random, low: int, high: int) -> int:
     return round(float(low * (high / low) ** generator.random()))
 
 
-def engine(dtype: Dtype, concurrency: int) -> Built:
+def load_engine(dtype: Dtype, concurrency: int) -> EngineComponents:
     """Load the demo model into an engine."""
-    settings = Settings(model=MODEL, dtype=dtype, max_concurrency=concurrency, max_queue=1024, max_context=2500)
-    return build(load(MODEL, dtype, 2500), settings)
+    config = EngineConfig(model=MODEL, dtype=dtype, max_concurrency=concurrency, max_queue=1024, max_context=2500)
+    return build_engine(load_model(config), config)
 
 
-def collect_token_ids(generation: RequestStream) -> list[int]:
+def collect_token_ids(stream: RequestStream) -> list[int]:
     """Return all token IDs of a request."""
-    return [event.token_id for event in generation.events() if isinstance(event, Token)]
+    return [event.token_id for event in stream.events() if isinstance(event, Token)]
 
 
-def run_batch(built: Built, cases: Sequence[Case], cancel_after: dict[int, float] | None = None) -> list[list[int]]:
+def run_batch(
+    components: EngineComponents, cases: Sequence[Case], cancel_after: dict[int, float] | None = None
+) -> list[list[int]]:
     """Return the outputs of concurrent requests; `cancel_after` cancels some after a number of seconds."""
-    generations = [built.engine.submit(each.request()) for each in cases]
-    timers = [threading.Timer(after, generations[number].cancel) for number, after in (cancel_after or {}).items()]
+    streams = [components.engine.submit(case.request()) for case in cases]
+    timers = [threading.Timer(after, streams[number].cancel) for number, after in (cancel_after or {}).items()]
     for timer in timers:
         timer.start()
-    outputs = [collect_token_ids(generation) for generation in generations]
+    outputs = [collect_token_ids(stream) for stream in streams]
     for timer in timers:
         timer.cancel()
     return outputs
 
 
-def run_alone(built: Built, case: Case) -> list[int]:
+def run_alone(components: EngineComponents, case: Case) -> list[int]:
     """Return the output of a request that runs alone with an empty cache."""
-    whole = built.cache.reserve(built.cache.num_slots)
-    if whole is None:
+    slots = components.cache.reserve(components.cache.num_slots)
+    if slots is None:
         raise RuntimeError("the cache is in use")
-    built.cache.release(whole)
-    return collect_token_ids(built.engine.submit(case.request()))
+    components.cache.release(slots)
+    return collect_token_ids(components.engine.submit(case.request()))
 
 
 def compare_with_generate(requests: int, runs: int) -> dict[str, str]:
@@ -106,14 +108,14 @@ def compare_with_generate(requests: int, runs: int) -> dict[str, str]:
         expected.append(ids[0, len(each.prompt) :].tolist())
         log_progress(f"generate: {number + 1} of {requests}")
     del library
-    built = engine("float32", CONCURRENCY)
+    components = load_engine("float32", CONCURRENCY)
     table = {}
     for cancelling in (False, True):
         identical = total = 0
         for run in range(runs):
             started = time.monotonic()
             cancelled = generator.sample(range(requests), CANCELLED) if cancelling else []
-            outputs = run_batch(built, cases, {number: generator.uniform(0, 30) for number in cancelled})
+            outputs = run_batch(components, cases, {number: generator.uniform(0, 30) for number in cancelled})
             for number, (got, want) in enumerate(zip(outputs, expected, strict=True)):
                 total += 1
                 identical += got == (want[: len(got)] if number in cancelled else want)
@@ -131,7 +133,7 @@ def compare_with_alone(requests: int) -> dict[str, str]:
     generator = random.Random(2)
     prefixes = [tuple(generator.choices(range(3, 49_000), k=1_000)) for _ in range(4)]
     table = {}
-    built = engine("bfloat16", BATCH)
+    components = load_engine("bfloat16", BATCH)
     for kind in ("greedy", "seeded"):
         cases = []
         for number in range(requests):
@@ -142,10 +144,10 @@ def compare_with_alone(requests: int) -> dict[str, str]:
             cases.append(Case(shared + rest, 16, number if kind == "seeded" else None))
         expected = []
         for number, each in enumerate(cases):
-            expected.append(run_alone(built, each))
+            expected.append(run_alone(components, each))
             if number % 20 == 19:
                 log_progress(f"{kind}, alone: {number + 1} of {requests}")
-        outputs = run_batch(built, cases)
+        outputs = run_batch(components, cases)
         identical = sum(one == other for one, other in zip(outputs, expected, strict=True))
         log_progress(f"{kind}, in a batch: {identical} of {requests} identical")
         name = (

@@ -14,15 +14,16 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM
 
-from app.api.chat.schema import GenerateKwargs
-from app.engine.kv_cache import kv_cache_for
+from app.engine.config import GPU_CONCURRENCY
+from app.engine.kv_cache.manager import kv_cache_for
+from app.engine.loop import BatchWorker
 from app.engine.request import GenerationRequest
-from app.engine.scheduler import BatchedLane
-from app.engine.startup.batch_invariance import invariant
-from app.engine.startup.build import decoder
-from app.engine.startup.memory import budget
+from app.engine.sampling_params import SamplingParams
+from app.engine.scheduler import Scheduler, SchedulerConfig
+from app.engine.startup.batch_invariance import Probe
+from app.engine.startup.build import choose_runner
+from app.engine.startup.memory import MemoryRequest, plan_memory
 from app.engine.stream import RequestStream
-from app.settings import GPU_CONCURRENCY
 from benchmarks.machine import describe_run
 from benchmarks.page import write_section
 from benchmarks.progress import log_progress
@@ -30,6 +31,7 @@ from tools.harness.dimensions import SIZES
 
 PROMPT = 128
 CONTEXT = 4096
+MAX_PREFILL_TOKENS = 256
 POLL_SECONDS = 0.0005
 PROFILED = 12
 
@@ -93,8 +95,30 @@ def random_model(sizes: dict[str, int], device: torch.device) -> Phi3ForCausalLM
         torch.set_default_dtype(before)
 
 
-def plain(model: Phi3ForCausalLM, name: str, tokens: int, weights: int, token_bytes: int) -> Result:
+@dataclass(frozen=True)
+class Workload:
+    """The model to measure, and the bytes that each step must read.
+
+    Attributes:
+        name: name of the model whose dimensions the weights have.
+        model: the model with random weights.
+        weight_bytes: bytes of the weights that a step reads.
+        token_bytes: bytes of the KV cache of one token.
+    """
+
+    name: str
+    model: Phi3ForCausalLM
+    weight_bytes: int
+    token_bytes: int
+
+    def step_bytes(self, clients: int, tokens: int) -> float:
+        """Return the mean bytes that a step reads, for responses of `tokens` tokens."""
+        return self.weight_bytes + clients * (PROMPT + tokens / 2) * self.token_bytes
+
+
+def measure_generate(workload: Workload, tokens: int) -> Result:
     """Measure decoding with `generate` for one prompt."""
+    model = workload.model
     row = torch.randint(model.config.vocab_size, (1, PROMPT), device=model.device)
 
     def generate(new: int) -> None:
@@ -107,55 +131,65 @@ def plain(model: Phi3ForCausalLM, name: str, tokens: int, weights: int, token_by
     generate(2)
     seconds = timed(lambda: generate(tokens), model.device) - timed(lambda: generate(1), model.device)
     step = seconds / (tokens - 1)
-    return Result(name, "`generate`", 1, 1 / step, step, weights + (PROMPT + tokens / 2) * token_bytes)
+    return Result(workload.name, "`generate`", 1, 1 / step, step, workload.step_bytes(1, tokens))
 
 
-def batched(
-    lane: BatchedLane, vocabulary: int, name: str, clients: int, tokens: int, weights: int, token_bytes: int
-) -> Result:
+def measure_engine(worker: BatchWorker, workload: Workload, clients: int, tokens: int) -> Result:
     """Measure decoding with the engine for `clients` concurrent prompts."""
     generator = torch.Generator().manual_seed(clients)
-    kwargs = GenerateKwargs(do_sample=False)
-    generations = []
+    params = SamplingParams(max_tokens=tokens, temperature=0)
+    streams = []
     for _ in range(clients):
-        prompt = torch.randint(vocabulary, (PROMPT,), generator=generator).tolist()
-        request = GenerationRequest("", tuple(prompt), PROMPT + tokens, 0, (), 0, kwargs)
-        generations.append(RequestStream(request, "batched", on_close=lambda _: None))
-    for generation in generations:
-        lane.submit(generation)
-    while any(not generation.num_tokens for generation in generations):
+        prompt = torch.randint(workload.model.config.vocab_size, (PROMPT,), generator=generator).tolist()
+        request = GenerationRequest("", tuple(prompt), params)
+        streams.append(RequestStream(request, "batch", on_close=lambda _: None))
+    for stream in streams:
+        worker.submit(stream)
+    while any(not stream.num_tokens for stream in streams):
         time.sleep(POLL_SECONDS)
-    started, done = time.perf_counter(), [generation.num_tokens for generation in generations]
-    for generation in generations:
-        for _ in generation.events():
+    started, done = time.perf_counter(), [stream.num_tokens for stream in streams]
+    for stream in streams:
+        for _ in stream.events():
             pass
     seconds = time.perf_counter() - started
-    left = clients * tokens - sum(done)
+    speed = (clients * tokens - sum(done)) / seconds
     step = seconds / (tokens - min(done))
-    return Result(name, "phi3", clients, left / seconds, step, weights + clients * (PROMPT + tokens / 2) * token_bytes)
+    return Result(workload.name, "phi3", clients, speed, step, workload.step_bytes(clients, tokens))
 
 
 def measure(name: str, model: Phi3ForCausalLM, clients: list[int], tokens: int) -> tuple[list[Result], bool, str]:
     """Return results of `generate` and of the engine, whether the engine is batch-invariant, and a profile."""
-    config = model.config
-    divided = budget(model, CONTEXT, asked_for=False, concurrency=max(clients), share=None, max_beam_tokens=0)
-    cache = kv_cache_for(model, divided.tokens)
+    vocab_size, concurrency = model.config.vocab_size, max(clients)
+    plan = plan_memory(
+        model,
+        MemoryRequest(
+            context=CONTEXT,
+            context_required=False,
+            max_concurrency=concurrency,
+            max_prefill_tokens=MAX_PREFILL_TOKENS,
+            max_beam_tokens=0,
+            fraction=None,
+        ),
+    )
+    cache = kv_cache_for(model, plan.num_slots)
     # A step reads only one row of the embeddings for each token.
     weights = sum(p.numel() * p.itemsize for p in model.parameters()) - model.model.embed_tokens.weight.nbytes
-    results = [plain(model, name, tokens, weights, divided.token_bytes)]
+    workload = Workload(name, model, weights, plan.token_bytes)
+    results = [measure_generate(workload, tokens)]
     log_progress(f"{name}: {results[0]}")
-    decode = decoder(model, cache, max(clients))
-    same = invariant(decode, cache, config.vocab_size, max(clients))
-    lane = BatchedLane(model, decode, cache, max(clients))
+    runner = choose_runner(model, cache, concurrency, MAX_PREFILL_TOKENS)
+    batch_invariant = Probe(cache, vocab_size).is_batch_invariant(runner, concurrency, MAX_PREFILL_TOKENS)
+    worker = BatchWorker(Scheduler(model, cache, SchedulerConfig(concurrency, MAX_PREFILL_TOKENS)), runner)
     for number in clients:
-        batched(lane, config.vocab_size, name, number, 4, weights, divided.token_bytes)
-        results.append(batched(lane, config.vocab_size, name, number, tokens, weights, divided.token_bytes))
+        measure_engine(worker, workload, number, 4)
+        results.append(measure_engine(worker, workload, number, tokens))
         log_progress(f"{name}: {results[-1]}")
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if model.device.type == "cuda" else [])
     with profile(activities=activities) as profiled:
-        batched(lane, config.vocab_size, name, max(clients), 16, weights, divided.token_bytes)
+        measure_engine(worker, workload, concurrency, 16)
     order = "self_cuda_time_total" if model.device.type == "cuda" else "self_cpu_time_total"
-    return results, same, profiled.key_averages().table(sort_by=order, row_limit=PROFILED, max_name_column_width=60)
+    table = profiled.key_averages().table(sort_by=order, row_limit=PROFILED, max_name_column_width=60)
+    return results, batch_invariant, table
 
 
 def results_table(results: list[Result], bandwidth: float) -> str:
@@ -190,9 +224,9 @@ def main() -> None:
     results, notes = [], []
     for name in flags.models:
         model = random_model(SIZES[name], device)
-        found, same, profiled = measure(name, model, [1, GPU_CONCURRENCY], flags.tokens)
+        found, batch_invariant, profiled = measure(name, model, [1, GPU_CONCURRENCY], flags.tokens)
         results += found
-        notes.append(f"{name}: {'' if same else 'not '}batch-invariant.")
+        notes.append(f"{name}: {'' if batch_invariant else 'not '}batch-invariant.")
         print(profiled)
         del model
         torch.cuda.empty_cache()
