@@ -115,7 +115,7 @@ class GenerateKwargs(BaseModel):
         1.0,
         ge=-10,
         le=10,
-        description="exponent of the length that divides a beam's score: above 0 favours long sequences",
+        description="exponent of the length that divides a beam's score: above 0 favors long sequences",
     )
     no_repeat_ngram_size: int = Field(
         0,
