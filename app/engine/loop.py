@@ -79,7 +79,7 @@ class BatchWorker:
             while not self._scheduler.running and not self._scheduler.queued:
                 self._changed.wait()
             self._scheduler.drop_cancelled()
-            self._scheduler.admit()
+            self._scheduler.start_queued()
         for sequences in self._scheduler.groups():
             self._step(sequences)
             self._last_step = time.monotonic()

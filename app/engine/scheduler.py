@@ -62,7 +62,7 @@ class Step:
 class Scheduler:
     """Schedules requests, first come, first served. It is not thread-safe.
 
-    A request is admitted once the KV cache can hold its maximum length, so no sequence is ever preempted.
+    A sequence starts once the KV cache can hold its maximum length, so no sequence is ever preempted.
 
     Args:
         model: its logits processors are used.
@@ -102,7 +102,7 @@ class Scheduler:
             self._remove(sequence)
             self._close_if_last(sequence.stream)
 
-    def admit(self) -> None:
+    def start_queued(self) -> None:
         """Start queued sequences while there are slots."""
         while self.queued and len(self.running) < self._config.max_concurrency:
             stream = self.queued[0].stream

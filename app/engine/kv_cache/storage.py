@@ -1,8 +1,8 @@
 """The tensor that holds keys and values.
 
 A sequence has consecutive slots, reserved for its maximum length, instead of pages and a block table. Attention on a
-CPU then reads views of the tensor without a gather, the keys of several sequences are one strided tensor, and an
-admitted request never runs out of memory. The price: slots are reserved that a short output leaves unused, free slots
+CPU then reads views of the tensor without a gather, the keys of several sequences are one strided tensor, and a
+running request never runs out of memory. The price: slots are reserved that a short output leaves unused, free slots
 can be fragmented, and a cached prefix is copied instead of shared.
 """
 

@@ -8,7 +8,6 @@ reads as well as a hundred.
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
@@ -18,6 +17,7 @@ from app.engine.batch import ScheduledChunk, pack_rows, padding_chunk
 from app.engine.kv_cache.slot_allocator import BLOCK_SIZE
 from app.engine.kv_cache.storage import KVStorage
 from app.engine.model_runner.phi3 import Phi3Layers
+from app.engine.model_runner.varlen_attention import VarlenAttention, VarlenKernel
 
 # FlashAttention 2, which varlen_attn calls, needs this compute capability and these dtypes.
 MIN_CAPABILITY = (8, 0)
@@ -26,7 +26,6 @@ DTYPES = (torch.bfloat16, torch.float16)
 WARM_UP_RUNS = 2
 
 Forward = Callable[[], torch.Tensor]
-VarlenAttention = Callable[..., Any]
 
 
 def supports_cuda_graphs(model: Phi3ForCausalLM) -> bool:
@@ -46,7 +45,7 @@ class CudaGraphRunner:
         storage: of the KV cache.
         max_decode_rows: decode tokens of a call, at most.
         max_prefill_rows: tokens of all prefill chunks of a call, at most.
-        varlen_attention: replaces `torch.nn.attention.varlen.varlen_attn`, which has no CPU kernel, in tests.
+        kernel: of the attention; tests on a CPU replace torch's own, which needs a GPU.
     """
 
     def __init__(
@@ -55,10 +54,10 @@ class CudaGraphRunner:
         storage: KVStorage,
         max_decode_rows: int,
         max_prefill_rows: int,
-        varlen_attention: VarlenAttention = varlen_attn,
+        kernel: VarlenKernel = varlen_attn,
     ) -> None:
         layers = Phi3Layers(model, storage)
-        attention = _PassAttention(storage, model.config.sliding_window, varlen_attention)
+        attention = VarlenAttention(storage, model.config.sliding_window, kernel)
         self._prefill = _Pass(layers, attention, _PassShape(max_prefill_rows, BLOCK_SIZE), model.device)
         self._decode = _Pass(layers, attention, _PassShape(max_decode_rows, 1), model.device)
         self._hidden = torch.zeros(max_decode_rows, model.config.hidden_size, dtype=model.dtype, device=model.device)
@@ -93,48 +92,10 @@ class _PassShape:
         return self.num_rows if self.max_chunk == 1 else self.num_rows // 2
 
 
-@dataclass(frozen=True, slots=True)
-class _PassAttention:
-    """Attention over ranges of slots, with the same number of splits for every length."""
-
-    storage: KVStorage
-    window: int | None
-    varlen: VarlenAttention
-
-    def __call__(self, layer: int, queries: torch.Tensor, bounds: torch.Tensor, max_chunk: int) -> torch.Tensor:
-        """Return the attention of all rows, shape (rows, hidden).
-
-        Args:
-            layer: its index.
-            queries: shape (rows, heads, head_dim).
-            bounds: for each chunk its first row, its first visible slot and its number of visible slots, with an end
-                behind the last one; shape (3, chunks + 1).
-            max_chunk: maximum tokens of a chunk.
-        """
-        keys, values = self.storage.layer(layer)
-        first_rows, first_slots, num_visible = bounds.unbind(0)
-        # A decode token sees all its visible keys; the window has cut them already.
-        window_size = (-1, -1) if max_chunk == 1 else (self.window - 1 if self.window else -1, 0)
-        attended: torch.Tensor = self.varlen(
-            queries,
-            keys,
-            values,
-            first_rows,
-            first_slots,  # the kernel reads lengths from seqused_k, so ranges of keys need not be adjacent
-            max_chunk,
-            self.storage.num_slots,
-            window_size=window_size,
-            enable_gqa=True,
-            seqused_k=num_visible[:-1],
-            num_splits=1,
-        )
-        return attended.flatten(1)
-
-
 class _Pass:
     """A pass of a fixed number of rows."""
 
-    def __init__(self, layers: Phi3Layers, attention: _PassAttention, shape: _PassShape, device: torch.device) -> None:
+    def __init__(self, layers: Phi3Layers, attention: VarlenAttention, shape: _PassShape, device: torch.device) -> None:
         self._layers, self._attention, self._shape = layers, attention, shape
         self._rows = torch.zeros((4, shape.num_rows), dtype=torch.long, device=device)
         self._bounds = torch.zeros((3, shape.max_chunks + 1), dtype=torch.int32, device=device)

@@ -31,7 +31,7 @@ def add(scheduler: Scheduler, prompt_length: int, max_tokens: int = 3, **params:
 def run_step(scheduler: Scheduler) -> Step:
     """Run a step in which every sequence samples token 7."""
     scheduler.drop_cancelled()
-    scheduler.admit()
+    scheduler.start_queued()
     (sequences,) = scheduler.groups()
     step = scheduler.schedule(sequences)
     scheduler.mark_computed(step)
@@ -75,7 +75,7 @@ def test_concurrency_and_slots_limit_admission_in_order_of_arrival(cache: KVCach
     add(scheduler, 4)
     add(scheduler, 11 * BLOCK_SIZE, max_tokens=BLOCK_SIZE)
     add(scheduler, 4)
-    scheduler.admit()
+    scheduler.start_queued()
     assert (len(scheduler.running), len(scheduler.queued)) == (1, 2)
     assert cache.num_reserved == BLOCK_SIZE
 
@@ -98,14 +98,14 @@ def test_one_sequence_per_pass_groups_each_sequence_alone(cache: KVCacheManager)
     scheduler = new_scheduler(cache, one_sequence_per_pass=True)
     for _ in range(3):
         add(scheduler, 4)
-    scheduler.admit()
+    scheduler.start_queued()
     assert [len(group) for group in scheduler.groups()] == [1, 1, 1]
 
 
 def test_cancelled_requests_release_their_slots_and_close_their_streams(cache: KVCacheManager) -> None:
     scheduler = new_scheduler(cache, max_concurrency=1)
     streams = [add(scheduler, 4) for _ in range(2)]
-    scheduler.admit()
+    scheduler.start_queued()
     for stream in streams:
         stream.cancel()
     scheduler.drop_cancelled()

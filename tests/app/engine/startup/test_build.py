@@ -80,7 +80,5 @@ def test_gpu_without_working_cuda_graphs_uses_the_eager_runner(
 def test_gpu_with_working_cuda_graphs_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     library = build_model({})
     monkeypatch.setattr(module, "supports_cuda_graphs", lambda _: True)
-    monkeypatch.setattr(
-        module, "CudaGraphRunner", functools.partial(CudaGraphRunner, varlen_attention=varlen_attention)
-    )
+    monkeypatch.setattr(module, "CudaGraphRunner", functools.partial(CudaGraphRunner, kernel=varlen_attention))
     assert isinstance(choose_runner(library, kv_cache_for(library, 1000), 4, MAX_PREFILL_TOKENS), CudaGraphRunner)
