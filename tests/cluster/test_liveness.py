@@ -50,10 +50,10 @@ def restarts(namespace: Namespace) -> int:
 
 def stuck_engine(namespace: Namespace) -> dict[str, Any]:
     """Return values with which the engine makes no progress while the file STUCK exists."""
-    # The module with the loop of the engine; each of its steps calls _step.
-    ((module, source),) = (
-        (path, text) for path in (ROOT / "app/engine").glob("*.py") if STEP.search(text := path.read_text())
-    )
+    # The module with the loop of the engine, which calls _step for each step.
+    modules = [path for path in (ROOT / "app/engine").glob("*.py") if STEP.search(path.read_text())]
+    assert len(modules) == 1, f"expected one module with a method _step, found {modules}"
+    module, source = modules[0], modules[0].read_text()
     content: Manifest = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
