@@ -44,7 +44,7 @@ def module_of(tool: str, package: str) -> tuple[str, str]:
 def find_on_path(tool: str, program: str, package: str) -> Path | None:
     """Return the program on PATH if it was built from exactly the pinned version."""
     path, version = module_of(tool, package)
-    directories = [folder for folder in os.get_exec_path() if Path(folder).resolve() != BIN.resolve()]
+    directories = [entry for entry in os.get_exec_path() if Path(entry).resolve() != BIN.resolve()]
     found = shutil.which(program, path=os.pathsep.join(directories))
     if not found:
         return None
