@@ -51,11 +51,11 @@ def test_logits_are_those_of_transformers(name: str, length: int) -> None:
         ],
         [ScheduledChunk(tokens[-1:], length + 1, 100, long, True)],
     ]
-    scores = [run(chunks).clone() for chunks in steps]
+    logits = [run(chunks).clone() for chunks in steps]
     if not long or length > 32:
-        for row, end in zip((scores[0][0], scores[1][1], scores[2][0]), range(length, length + 3), strict=True):
+        for row, end in zip((logits[0][0], logits[1][1], logits[2][0]), range(length, length + 3), strict=True):
             torch.testing.assert_close(row, expected_logits(library, tokens[:end]), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(scores[1][0], expected_logits(library, neighbour), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits[1][0], expected_logits(library, neighbour), rtol=1e-4, atol=1e-5)
 
 
 def test_pass_holds_as_many_chunks_and_sequences_as_a_step_has() -> None:

@@ -1,4 +1,4 @@
-"""The forward pass against transformers' own."""
+"""The eager model runner against the forward pass of transformers."""
 
 import itertools
 from typing import Any
@@ -22,12 +22,12 @@ def new_runner(model: Phi3ForCausalLM, limits: RowLimits | None = None) -> Eager
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("cuts", [[], [1], [8, 16, 24, 29], [29]], ids=str)
-@pytest.mark.parametrize("division", [None, RowLimits(2, 64)], ids=["whole", "divided"])
+@pytest.mark.parametrize("limits", [None, RowLimits(2, 64)], ids=["no limits", "limits"])
 def test_logits_are_those_of_transformers_for_any_chunking(
-    name: str, cuts: list[int], division: RowLimits | None
+    name: str, cuts: list[int], limits: RowLimits | None
 ) -> None:
     library = build_model(CONFIGS[name])
-    run = new_runner(library, division)
+    run = new_runner(library, limits)
     ids = [(7 * n) % 97 for n in range(30)]
     neighbour = [(5 * n + 1) % 97 for n in range(60)]
     long = name == "longrope"
@@ -37,9 +37,9 @@ def test_logits_are_those_of_transformers_for_any_chunking(
             ScheduledChunk(ids[start:end], start, 100, False, end == 30),
             ScheduledChunk(neighbour, 0, 300, long, True),
         ]
-        scores = run(chunks)
-    torch.testing.assert_close(scores[0], expected_logits(library, ids), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(scores[1], expected_logits(library, neighbour), rtol=1e-4, atol=1e-5)
+        logits = run(chunks)
+    torch.testing.assert_close(logits[0], expected_logits(library, ids), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits[1], expected_logits(library, neighbour), rtol=1e-4, atol=1e-5)
 
 
 def test_passes_have_as_many_rows_as_the_limits_allow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,13 +53,13 @@ def test_passes_have_as_many_rows_as_the_limits_allow(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Phi3Layers, "__call__", counted)
     chunks = [ScheduledChunk([1] * 60, 0, 100 * number, False, True) for number in range(5)]
     chunks[1:1] = [ScheduledChunk([number], 0, 600 + number, False, True) for number in range(7)]
-    scores = new_runner(build_model({}), RowLimits(3, 128))(chunks)
+    logits = new_runner(build_model({}), RowLimits(3, 128))(chunks)
     assert counts == [128, 128, 64, 3, 3, 1]
-    torch.testing.assert_close(scores, new_runner(build_model({}))(chunks), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, new_runner(build_model({}))(chunks), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("places", "counts"),
+    ("starts", "counts"),
     [
         ([0, 128, 256, 384], [4]),
         ([384, 0, 256, 128], [4]),
@@ -70,7 +70,7 @@ def test_passes_have_as_many_rows_as_the_limits_allow(monkeypatch: pytest.Monkey
     ids=["equal", "in another order", "one apart", "two and two", "alone"],
 )
 def test_decode_tokens_with_equally_spaced_keys_share_an_attention_call(
-    places: list[int], counts: list[int], monkeypatch: pytest.MonkeyPatch
+    starts: list[int], counts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[int] = []
     attention = functional.scaled_dot_product_attention
@@ -81,15 +81,15 @@ def test_decode_tokens_with_equally_spaced_keys_share_an_attention_call(
 
     library = build_model({})
     run = new_runner(library)
-    ids = [[(place + 7 * n) % 97 for n in range(20 + number)] for number, place in enumerate(places)]
-    run([ScheduledChunk(row[:-1], 0, place, False, False) for row, place in zip(ids, places, strict=True)])
+    ids = [[(start + 7 * n) % 97 for n in range(20 + number)] for number, start in enumerate(starts)]
+    run([ScheduledChunk(row[:-1], 0, start, False, False) for row, start in zip(ids, starts, strict=True)])
     monkeypatch.setattr(functional, "scaled_dot_product_attention", counted)
-    scores = run(
-        [ScheduledChunk(row[-1:], len(row) - 1, place, False, True) for row, place in zip(ids, places, strict=True)]
+    logits = run(
+        [ScheduledChunk(row[-1:], len(row) - 1, start, False, True) for row, start in zip(ids, starts, strict=True)]
     )
     assert computed == counts * library.config.num_hidden_layers
     torch.testing.assert_close(
-        scores, torch.stack([expected_logits(library, row) for row in ids]), rtol=1e-4, atol=1e-5
+        logits, torch.stack([expected_logits(library, row) for row in ids]), rtol=1e-4, atol=1e-5
     )
 
 
@@ -109,15 +109,15 @@ def test_decode_token_has_the_same_bits_at_any_slot_in_any_batch(window: int | N
         return ScheduledChunk(ids[tokens - 1 : tokens], tokens - 1, start, False, True)
 
     alone = run([decode_token(1000)])[0]
-    companies = [[1200], [800, 1200], [*range(0, 2801, 200)], [0, 200, 2000], [1200, 1400, 2200]]
-    for places in companies:
-        for tokens in ((70,), (70, 40, 66), (40, 64)):
+    batches = [[1200], [800, 1200], [*range(0, 2801, 200)], [0, 200, 2000], [1200, 1400, 2200]]
+    for starts in batches:
+        for lengths in ((70,), (70, 40, 66), (40, 64)):
             others = [
-                decode_token(place, length) for place, length in zip(places, itertools.cycle(tokens), strict=False)
+                decode_token(start, length) for start, length in zip(starts, itertools.cycle(lengths), strict=False)
             ]
             others = [chunk for chunk in others if chunk.first_slot != 1000]
-            for place in {0, len(others) // 2, len(others)}:
-                assert torch.equal(run([*others[:place], decode_token(1000), *others[place:]])[place], alone)
+            for index in {0, len(others) // 2, len(others)}:
+                assert torch.equal(run([*others[:index], decode_token(1000), *others[index:]])[index], alone)
 
 
 def test_step_can_contain_several_chunks_of_one_sequence() -> None:
@@ -135,9 +135,9 @@ def test_logits_come_in_the_order_of_the_chunks_that_want_them() -> None:
     library = build_model({})
     rows = [[1, 2, 3], [4], [5, 6], [7]]
     chunks = [ScheduledChunk(row, 0, 100 * number, False, number != 1) for number, row in enumerate(rows)]
-    scores = new_runner(library)(chunks)
+    logits = new_runner(library)(chunks)
     wanted = torch.stack([expected_logits(library, row) for row in (rows[0], rows[2], rows[3])])
-    torch.testing.assert_close(scores, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_step_without_wanted_logits_returns_none() -> None:
@@ -149,5 +149,5 @@ def test_dimensions_beyond_the_partial_rotary_factor_are_not_rotated() -> None:
         {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
     )
     ids = [(7 * n) % 97 for n in range(20)]
-    scores = new_runner(library)([ScheduledChunk(ids, 0, 0, False, True)])
-    torch.testing.assert_close(scores[0], expected_logits(library, ids), rtol=1e-4, atol=1e-5)
+    logits = new_runner(library)([ScheduledChunk(ids, 0, 0, False, True)])
+    torch.testing.assert_close(logits[0], expected_logits(library, ids), rtol=1e-4, atol=1e-5)
