@@ -14,11 +14,17 @@ class RequestError(ValueError):
 
     Attributes:
         field: dotted name of the invalid field, or None if several fields or none are to blame.
+        code: OpenAI's code of the error, or None if there is none.
     """
 
-    def __init__(self, message: str, field: str | None = None) -> None:
+    def __init__(self, message: str, field: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+        self.code = code
+
+
+class UnknownModelError(RequestError):
+    """The request names a model that the server does not serve."""
 
 
 class RetryLaterError(Exception):

@@ -10,7 +10,7 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntity
 
 from app.api.validation import InvalidFieldsError
 from app.engine.exceptions import EngineError, InvalidLogitsError, QueueFullError
-from app.exceptions import NotReadyError, RequestError, TimedOutError
+from app.exceptions import NotReadyError, RequestError, TimedOutError, UnknownModelError
 from app.logs import logger
 
 log = logger(__name__)
@@ -24,12 +24,14 @@ class ErrorInfo:
         status: HTTP status.
         message: what is wrong, what is allowed and what to do.
         field: dotted name of the invalid field, or None.
+        code: OpenAI's code of the error, or None if it follows from the status.
         problems: pydantic's errors, if fields of the body are invalid.
     """
 
     status: int
     message: str
     field: str | None = None
+    code: str | None = None
     problems: tuple[ErrorDetails, ...] = ()
 
 
@@ -41,9 +43,11 @@ def describe_error(error: Exception) -> ErrorInfo:
     """Return the status and message of `error`; unexpected errors are logged and described without their cause."""
     match error:
         case InvalidFieldsError():
-            return ErrorInfo(400, str(error), error.field, error.problems)
+            return ErrorInfo(400, str(error), error.field, problems=error.problems)
+        case UnknownModelError():
+            return ErrorInfo(404, str(error), error.field, error.code)
         case RequestError():
-            return ErrorInfo(400, str(error), error.field)
+            return ErrorInfo(400, str(error), error.field, error.code)
         case InvalidLogitsError():
             return ErrorInfo(400, str(error))
         case QueueFullError():

@@ -14,6 +14,7 @@ def _check_surrogates(value: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_check_surrogates)]
+NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(_check_surrogates)]
 TokenId = Annotated[int, Field(ge=0)]
 
 
@@ -24,6 +25,7 @@ class Message(BaseModel):
 
     role: Literal["system", "user", "assistant"] = Field(description="author of the message")
     content: Text = Field(description="text of the message; tags such as <|end|> are plain text, not control tokens")
+    name: Text | None = Field(None, description="name of the author; no effect")
 
 
 class ErrorResponse(BaseModel):

@@ -1,7 +1,8 @@
 """Readable messages for fields that fail pydantic's validation."""
 
 from collections.abc import Mapping
-from typing import NoReturn, get_args
+from dataclasses import dataclass
+from typing import Any, NoReturn, get_args
 
 from flask import current_app, request
 from pydantic import BaseModel, ValidationError
@@ -16,14 +17,16 @@ VALUE_ERRORS = {
     "less_than",
     "less_than_equal",
     "literal_error",
+    "string_too_short",
+    "too_long",
     "too_short",
     "value_error",
 }
 MAX_PROBLEMS = 20
 MAX_NAME_LENGTH = 100
 
-# A path of pydantic's: field names and list indexes.
-Location = tuple[int | str, ...]
+# Keys and list indexes that lead to a value in the request body.
+Path = tuple[int | str, ...]
 
 
 class InvalidFieldsError(Exception):
@@ -35,26 +38,29 @@ class InvalidFieldsError(Exception):
 
     Args:
         error: raised by pydantic.
-        body: model of the request body.
+        model: model of the request body.
+        body: the request body.
     """
 
-    def __init__(self, error: ValidationError, body: type[BaseModel] | None) -> None:
-        models = _models_by_location(body) if body else {}
-        problems = _best_problems(error.errors(include_url=False, include_context=False))[:MAX_PROBLEMS]
-        super().__init__(" ".join(_sentence(problem, models) for problem in problems))
-        self.problems = tuple(problems)
-        self.field = _field_name(problems[0]["loc"])
+    def __init__(self, error: ValidationError, model: type[BaseModel] | None, body: Any) -> None:
+        models = _models_by_path(model) if model else {}
+        problems = [_Problem(details, *_path(details, body)) for details in error.errors(include_url=False)]
+        best = _best_problems(problems)[:MAX_PROBLEMS]
+        # A field with several types has the same problem for each of them.
+        super().__init__(" ".join(dict.fromkeys(problem.sentence(models) for problem in best)))
+        self.problems = tuple(problem.details for problem in best)
+        self.field = best[0].name
 
 
 def raise_invalid_fields(error: ValidationError) -> NoReturn:
     """Raise InvalidFieldsError for the body of the current request, which failed validation with `error`."""
     view = current_app.view_functions[request.endpoint or ""]
-    raise InvalidFieldsError(error, view.__annotations__.get("body"))
+    raise InvalidFieldsError(error, view.__annotations__.get("body"), request.get_json(force=True, silent=True))
 
 
-def _models_by_location(body: type[BaseModel]) -> dict[Location, type[BaseModel]]:
+def _models_by_path(body: type[BaseModel]) -> dict[Path, type[BaseModel]]:
     """Return the model of the body, at (), and the models of its fields."""
-    models: dict[Location, type[BaseModel]] = {(): body}
+    models: dict[Path, type[BaseModel]] = {(): body}
     for name, field in body.model_fields.items():
         for kind in get_args(field.annotation) or (field.annotation,):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -62,37 +68,70 @@ def _models_by_location(body: type[BaseModel]) -> dict[Location, type[BaseModel]
     return models
 
 
-def _best_problems(problems: list[ErrorDetails]) -> list[ErrorDetails]:
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """An error of pydantic.
+
+    Attributes:
+        details: as pydantic reports it.
+        path: of the invalid value in the body.
+        field: of the field with several types that contains it, or `path`.
+    """
+
+    details: ErrorDetails
+    path: Path
+    field: Path
+
+    @property
+    def name(self) -> str:
+        """Dotted name of the invalid value."""
+        return ".".join(map(str, self.path))
+
+    def sentence(self, models: Mapping[Path, type[BaseModel]]) -> str:
+        """Return what is wrong and what is allowed."""
+        if self.details["type"] == "extra_forbidden":
+            model = models.get(self.path[:-1])
+            supported = f" Supported fields: {', '.join(model.model_fields)}." if model else ""
+            return f"Unknown field {self.name[:MAX_NAME_LENGTH]}.{supported}"
+        message = self.details["msg"].removeprefix("Value error, ")
+        value = self.details["input"]
+        received = f", but is {value}" if isinstance(value, int | float) else ""
+        if message.startswith("Input should "):
+            return f"{self.name} must {message.removeprefix('Input should ')}{received}."
+        return f"{self.name}: {message}{received}."
+
+
+def _path(details: ErrorDetails, body: Any) -> tuple[Path, Path]:
+    """Return `path` and `field` of a problem.
+
+    pydantic's location also has the names of the types that it tried; those are no keys of the body.
+    """
+    path: list[int | str] = []
+    field: Path | None = None
+    value = body
+    for index, part in enumerate(details["loc"]):
+        is_missing = details["type"] == "missing" and index == len(details["loc"]) - 1
+        if _contains(value, part):
+            value = value[part]
+        elif not is_missing:
+            field = field or tuple(path)
+            continue
+        path.append(part)
+    return tuple(path), field or tuple(path)
+
+
+def _contains(value: Any, part: int | str) -> bool:
+    if isinstance(value, list):
+        return isinstance(part, int) and part < len(value)
+    return isinstance(value, dict) and part in value
+
+
+def _best_problems(problems: list[_Problem]) -> list[_Problem]:
     """Keep, for each field with several allowed types, the errors of the type that the value has, if any."""
-    fields: dict[Location, list[ErrorDetails]] = {}
+    fields: dict[Path, list[_Problem]] = {}
     for problem in problems:
-        fields.setdefault(_field_path(problem["loc"]), []).append(problem)
-    best: list[ErrorDetails] = []
+        fields.setdefault(problem.field, []).append(problem)
+    best: list[_Problem] = []
     for field_problems in fields.values():
-        best += [problem for problem in field_problems if problem["type"] in VALUE_ERRORS] or field_problems
+        best += [problem for problem in field_problems if problem.details["type"] in VALUE_ERRORS] or field_problems
     return best
-
-
-def _field_path(location: Location) -> Location:
-    """Return the path of a field without the type names that pydantic adds to fields with several types."""
-    return location[:2] if location[:1] == ("generate_kwargs",) else location
-
-
-def _field_name(location: Location) -> str:
-    field = _field_path(location)
-    indexes = (part for part in location[len(field) :] if isinstance(part, int))
-    return ".".join(str(part) for part in (*field, *indexes))
-
-
-def _sentence(problem: ErrorDetails, models: Mapping[Location, type[BaseModel]]) -> str:
-    name = _field_name(problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        model = models.get(problem["loc"][:-1])
-        supported = f" Supported fields: {', '.join(model.model_fields)}." if model else ""
-        return f"Unknown field {name[:MAX_NAME_LENGTH]}.{supported}"
-    message = problem["msg"].removeprefix("Value error, ")
-    value = problem["input"]
-    received = f", but is {value}" if isinstance(value, int | float) else ""
-    if message.startswith("Input should "):
-        return f"{name} must {message.removeprefix('Input should ')}{received}."
-    return f"{name}: {message}{received}."

@@ -15,5 +15,10 @@ def format_error(error: ErrorInfo) -> tuple[int, dict[str, Any]]:
         kind = "rate_limit_error"
     else:
         kind = "invalid_request_error"
-    fields = {"message": error.message, "type": kind, "param": error.field, "code": CODES.get(error.status)}
+    fields = {
+        "message": error.message,
+        "type": kind,
+        "param": error.field,
+        "code": error.code or CODES.get(error.status),
+    }
     return error.status, {"error": fields}

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from werkzeug.exceptions import NotFound
-
 from app.api.openai.schema import (
     ChatCompletionRequest,
     ChatMessage,
@@ -18,7 +16,7 @@ from app.api.prompt import check_messages, encode_messages
 from app.api.schema import Message
 from app.engine.request import GenerationRequest
 from app.engine.sampling_params import Grammar, SamplingParams
-from app.exceptions import RequestError
+from app.exceptions import RequestError, UnknownModelError
 from app.limits import Limits
 from app.tokenizer import Tokenizer
 
@@ -30,9 +28,13 @@ DEFAULT_MAX_TOKENS = 4096
 
 
 def check_model(name: str | None, limits: Limits) -> None:
-    """Check that `name` is the served model, or missing; raises NotFound."""
+    """Check that `name` is the served model, or missing; raises UnknownModelError."""
     if name is not None and name != limits.model_name:
-        raise NotFound(f"The model {name[:100]!r} does not exist. Set model to {limits.model_name!r}, or leave it out.")
+        raise UnknownModelError(
+            f"The model {name[:100]!r} does not exist. Set model to {limits.model_name!r}, or leave it out.",
+            "model",
+            "model_not_found",
+        )
 
 
 def chat_request(
@@ -42,7 +44,7 @@ def chat_request(
 
     Raises:
         RequestError: fields conflict with each other, the model or the limits.
-        NotFound: the request names another model.
+        UnknownModelError: the request names another model.
     """
     check_model(body.model, limits)
     if body.top_logprobs is not None and not body.logprobs:
@@ -117,16 +119,19 @@ def encode_conversation(messages: Sequence[ChatMessage], tokenizer: Tokenizer, l
 def _max_tokens(max_tokens: int | None, prompt_length: int, limits: Limits) -> int:
     """Return the maximum tokens of a completion, which fit the context together with the prompt."""
     free = limits.context - prompt_length
+    # Clients search for OpenAI's first sentence and for the code.
+    maximum = f"This model's maximum context length is {limits.context} tokens."
     if free < 1:
         raise RequestError(
-            f"The prompt has {prompt_length} tokens and leaves no room in the context of {limits.context} tokens. "
-            "Shorten the prompt."
+            f"{maximum} However, the prompt has {prompt_length} tokens. Shorten the prompt.",
+            code="context_length_exceeded",
         )
     if max_tokens is not None and max_tokens > free:
         raise RequestError(
-            f"The prompt has {prompt_length} tokens and max_tokens is {max_tokens}, together more than the context of "
-            f"{limits.context} tokens. Request at most {free} tokens.",
+            f"{maximum} However, you requested {prompt_length + max_tokens} tokens ({prompt_length} in the prompt, "
+            f"{max_tokens} in the completion). Shorten the prompt, or request at most {free} tokens.",
             "max_tokens",
+            "context_length_exceeded",
         )
     return max_tokens or min(free, DEFAULT_MAX_TOKENS)
 

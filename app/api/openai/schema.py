@@ -2,16 +2,31 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from app.api.schema import Text, TokenId
+from app.api.schema import NonEmptyText, Text, TokenId
 
-StopString = Annotated[Text, Field(min_length=1)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+def _check_empty(value: Any) -> Any:
+    if value:
+        raise ValueError("is not supported; leave it out")
+    return value
+
+
+# A field that clients send empty, for example because they return the message that they got.
+Empty = Annotated[Any, AfterValidator(_check_empty)]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_null(cls, value: Any) -> Any:
+        """As in OpenAI's API, null selects the default."""
+        return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 class TextPart(_Strict):
@@ -28,8 +43,24 @@ class ChatMessage(_Strict):
         description="author of the message; developer is the same as system"
     )
     content: Text | Annotated[list[TextPart], Field(min_length=1)] = Field(
-        description="text of the message; tags such as <|end|> are plain text, not control tokens"
+        description="text of the message; tags such as <|end|> are plain text, not control tokens; "
+        "optional if role is assistant"
     )
+    name: Text = Field("", description="name of the author; no effect")
+    annotations: Empty = Field(None, description="must be empty")
+    audio: Empty = Field(None, description="must be empty")
+    function_call: Empty = Field(None, description="must be empty")
+    parsed: Empty = Field(None, description="must be empty")
+    refusal: Empty = Field(None, description="must be empty")
+    tool_calls: Empty = Field(None, description="must be empty")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_content(cls, value: Any) -> Any:
+        """As in OpenAI's API, a message of the assistant can lack its content."""
+        if isinstance(value, dict) and value.get("role") == "assistant" and value.get("content") is None:
+            return value | {"content": ""}
+        return value
 
     @property
     def text(self) -> str:
@@ -72,16 +103,11 @@ class StreamOptions(_Strict):
     """Options of a streamed response."""
 
     include_usage: bool = Field(False, description="send the token counts in a last chunk")
+    include_obfuscation: Literal[False] = Field(False, description="must be false: the server adds no padding")
 
 
 class _Generating(_Strict):
     """Fields that chat completions and completions share."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_null(cls, value: Any) -> Any:
-        """As in OpenAI's API, null selects the default."""
-        return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
 
     model: Text | None = Field(None, description="model name from /v1/models; optional")
     frequency_penalty: float = Field(
@@ -101,8 +127,9 @@ class _Generating(_Strict):
         lt=2**63,
         description="seed of the random numbers: the same seed, prompt and parameters give the same completion",
     )
-    stop: StopString | Annotated[list[StopString], Field(max_length=4)] = Field(
-        default_factory=list, description="up to four stop strings; the completion ends before the first of them"
+    # OpenAI allows four; clients of other servers send more.
+    stop: NonEmptyText | Annotated[list[NonEmptyText], Field(max_length=16)] = Field(
+        default_factory=list, description="up to 16 stop strings; the completion ends before the first of them"
     )
     stream: bool = Field(False, description="send the completion as server-sent events while it is generated")
     stream_options: StreamOptions | None = Field(None, description="options of the stream; requires stream")
@@ -116,6 +143,10 @@ class _Generating(_Strict):
         1.0, ge=0, le=1, description="sample from the most likely tokens whose cumulative probability reaches top_p"
     )
     user: Text | None = Field(None, description="label of the caller; no effect")
+    # Fields that vLLM's clients send, with the values that describe what the server does.
+    repetition_penalty: float = Field(1.0, ge=1, le=1, description="must be 1")
+    add_special_tokens: Literal[False] = Field(False, description="must be false: the server adds no BOS token")
+    extra_body: Empty = Field(None, description="must be empty: client libraries merge it into the body")
 
     @property
     def stop_strings(self) -> list[str]:
@@ -147,7 +178,12 @@ class ChatCompletionRequest(_Generating):
     response_format: ResponseFormat | None = Field(
         None, description="format of the output: text, json_object, or json_schema with a schema"
     )
+    tools: Empty = Field(None, description="must be empty: tools are not supported")
     tool_choice: Literal["none"] = Field("none", description="must be none: tools are not supported")
+    parallel_tool_calls: bool = Field(True, description="no effect: tools are not supported")
+    functions: Empty = Field(None, description="must be empty: tools are not supported")
+    function_call: Literal["none"] = Field("none", description="must be none: tools are not supported")
+    metadata: Empty = Field(None, description="must be empty: the server stores nothing")
     safety_identifier: Text | None = Field(None, description="label of the caller; no effect")
     prompt_cache_key: Text | None = Field(
         None, description="label of the caller; no effect, because the prefix cache compares the prompts themselves"
@@ -170,6 +206,8 @@ class CompletionRequest(_Generating):
         description="return the log probability of each token and of this number of most likely tokens at each step",
     )
     max_tokens: int | None = Field(16, ge=1, description="maximum tokens of the completion")
+    best_of: int = Field(1, ge=1, le=1, description="must be 1")
+    suffix: Empty = Field(None, description="must be empty")
 
 
 class TokenizeRequest(_Strict):

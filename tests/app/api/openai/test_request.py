@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from werkzeug.exceptions import NotFound
 
 from app.api.openai.request import (
     chat_request,
@@ -14,7 +13,7 @@ from app.api.openai.request import (
 )
 from app.api.openai.schema import ChatCompletionRequest, ChatMessage, CompletionRequest
 from app.engine.sampling.structured_output import GrammarCompiler
-from app.exceptions import RequestError
+from app.exceptions import RequestError, UnknownModelError
 from app.limits import Limits
 from app.tokenizer import Tokenizer
 
@@ -102,14 +101,14 @@ def test_fields_are_passed_to_the_engine(tokenizer: Tokenizer, grammars: Grammar
     [
         ({"top_logprobs": 3}, "top_logprobs", "requires logprobs"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "Both have the same meaning"),
-        ({"max_tokens": 512}, "max_tokens", "Request at most 50"),
+        ({"max_tokens": 512}, "max_tokens", "request at most 50"),
         ({"n": 17}, "n", r"the maximum is 16 \(CHAT_MAX_SEQUENCES\)"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "requires stream"),
         ({"logit_bias": {"49152": 1}}, "logit_bias", "token IDs 0 to 49151"),
         ({"logit_bias": {"-1": 1}}, "logit_bias", "'-1'"),
         ({"logit_bias": {"1": 1, "2": 1, "3": 1, "4": 1}}, "logit_bias", r"the maximum is 3 \(CHAT_MAX_LIST\)"),
         ({"messages": [{"role": "user", "content": "x"}] * 5}, "messages", r"the maximum is 4 \(CHAT_MAX_MESSAGES\)"),
-        ({"messages": [{"role": "user", "content": "word " * 600}]}, None, "the context of 512"),
+        ({"messages": [{"role": "user", "content": "word " * 600}]}, None, "maximum context length is 512 tokens"),
         ({"response_format": schema({"type": "strin"})}, "response_format", "Invalid type: strin"),
         ({"response_format": schema({"type": "object", "unevaluatedProperties": False})}, "response_format", "uneval"),
         ({"response_format": schema({"$ref": "#/$defs/none"})}, "response_format", "does not exist"),
@@ -137,7 +136,7 @@ def test_response_format_selects_a_grammar(tokenizer: Tokenizer, grammars: Gramm
 def test_other_model_is_not_found() -> None:
     check_model("demo", LIMITS)
     check_model(None, LIMITS)
-    with pytest.raises(NotFound, match="Set model to 'demo'"):
+    with pytest.raises(UnknownModelError, match="Set model to 'demo'"):
         check_model("gpt-4", LIMITS)
 
 

@@ -263,13 +263,31 @@ def test_model_is_listed(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("fields", "kind", "param", "message"),
     [
-        ({"model": "gpt-4"}, openai.NotFoundError, None, "Set model to 'demo'"),
-        ({"tools": []}, openai.BadRequestError, "tools", "Unknown field tools."),
+        ({"model": "gpt-4"}, openai.NotFoundError, "model", "Set model to 'demo'"),
+        ({"verbosity": "low"}, openai.BadRequestError, "verbosity", "Unknown field verbosity."),
+        ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools", "is not supported"),
+        ({"stop": ["a"] * 17}, openai.BadRequestError, "stop", "at most 16"),
+        ({"stop": ""}, openai.BadRequestError, "stop", "at least 1 character"),
+        ({"stop": ["a", ""]}, openai.BadRequestError, "stop.1", "at least 1 character"),
+        ({"stop": {}}, openai.BadRequestError, "stop", "stop must be a valid string. stop must be a valid list."),
+        ({"messages": [{"role": "user"}]}, openai.BadRequestError, "messages.0.content", "Field required"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            openai.BadRequestError,
+            "messages.0.content.0.type",
+            "must be 'text'",
+        ),
+        (
+            {"response_format": {"type": "json_schema"}},
+            openai.BadRequestError,
+            "response_format.json_schema",
+            "required",
+        ),
         ({"response_format": {"type": "yaml"}}, openai.BadRequestError, "response_format", "json_schema"),
         ({"temperature": "hot"}, openai.BadRequestError, "temperature", "number"),
         ({"messages": []}, openai.BadRequestError, "messages", "at least 1"),
         ({"top_logprobs": 2}, openai.BadRequestError, "top_logprobs", "requires logprobs"),
-        ({"max_tokens": 5000}, openai.BadRequestError, "max_tokens", "context of 512"),
+        ({"max_tokens": 5000}, openai.BadRequestError, "max_tokens", "maximum context length is 512 tokens"),
     ],
     ids=str,
 )
@@ -281,6 +299,45 @@ def test_errors_raise_the_matching_exceptions_of_the_openai_client(
     assert message in error.value.message
     assert error.value.param == param
     assert error.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"model": "gpt-4"}, "model_not_found"),
+        ({"messages": [{"role": "user", "content": "word " * 600}]}, "context_length_exceeded"),
+        ({"max_tokens": 5000}, "context_length_exceeded"),
+        ({"temperature": "hot"}, None),
+    ],
+    ids=["model", "prompt", "max_tokens", "temperature"],
+)
+def test_errors_have_the_codes_that_clients_match(
+    client: openai.OpenAI, fields: dict[str, Any], code: str | None
+) -> None:
+    with pytest.raises(openai.APIStatusError) as error:
+        complete(client, **fields)
+    assert error.value.code == code
+
+
+def test_returned_message_can_be_sent_back(client: openai.OpenAI) -> None:
+    message = complete(client).choices[0].message
+    for previous in (message, message.model_dump()):
+        follow_up = [*CAPITAL, previous, {"role": "user", "content": "And of Germany?", "name": "ada"}]
+        assert complete(client, messages=follow_up, max_tokens=4).choices[0].message.content
+
+
+def test_chat_accepts_the_name_of_an_author(server: Server) -> None:
+    messages = [CAPITAL[0] | {"name": "ada"}, {"role": "assistant", "content": PARIS, "name": None}, CAPITAL[0]]
+    response = server.http.post("/chat", json={"messages": messages, "generate_kwargs": {"max_new_tokens": 4}})
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("prompt", [{}, 5, [{}], [None], [[1], "a"]], ids=str)
+def test_prompt_of_the_wrong_type_is_named(server: Server, prompt: Any) -> None:
+    response = server.http.post("/v1/completions", json={"prompt": prompt})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"].split(".")[0] == "prompt"
+    assert "[" not in response.json()["error"]["param"]
 
 
 @pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"])
