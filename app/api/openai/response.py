@@ -1,15 +1,29 @@
 """Responses in OpenAI's format, complete and in chunks."""
 
+import codecs
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from typing import Any
 
 from app.api import sse
-from app.engine.stream import FinishReason, Token
+from app.engine.stream import Token
 from app.output.stream import Delta, OutputStream
 from app.tokenizer import Tokenizer
+
+
+class _TextOffsets:
+    """Offsets of a completion's tokens, in characters; the parts of a character have the offset of the character."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._length = 0
+
+    def add(self, token: bytes) -> int:
+        """Return the offset of the next token."""
+        offset = self._length
+        self._length += len(self._decoder.decode(token))
+        return offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +57,7 @@ class ResponseBuilder:
         outputs = [output for stream in streams for output in stream.collect()]
         echo = [text for text in self.echo for _ in range(self.n)]
         choices = [
-            self._choice(index, before + output.text, output.tokens, output.finish_reason)
+            self._choice(index, Delta(index, before + output.text, output.tokens, output.finish_reason), _TextOffsets())
             for index, (before, output) in enumerate(zip(echo, outputs, strict=True))
         ]
         return self._header("") | {"choices": choices, "usage": _usage(streams)}
@@ -51,32 +65,33 @@ class ResponseBuilder:
     def events(self, streams: Sequence[OutputStream]) -> Iterator[str | None]:
         """Yield a chunk for each delta of the outputs, and None while there is none."""
         for prompt, (stream, before) in enumerate(zip(streams, self.echo, strict=True)):
-            started: set[int] = set()
+            offsets: dict[int, _TextOffsets] = {}
             for delta in stream.deltas():
                 if delta is None:
                     yield None
                     continue
-                first = delta.sequence not in started
-                started.add(delta.sequence)
+                first = delta.sequence not in offsets
                 if first:
+                    offsets[delta.sequence] = _TextOffsets()
                     delta = replace(delta, text=before + delta.text)
-                yield sse.message(self._chunk(prompt * self.n + delta.sequence, delta, first=first))
+                index = prompt * self.n + delta.sequence
+                yield sse.message(self._chunk(index, delta, offsets[delta.sequence], first=first))
         if self.include_usage:
             yield sse.message(self._header(".chunk") | {"choices": [], "usage": _usage(streams)})
         yield sse.message("[DONE]")
 
-    def _chunk(self, index: int, delta: Delta, *, first: bool) -> dict[str, Any]:
+    def _chunk(self, index: int, delta: Delta, offsets: _TextOffsets, *, first: bool) -> dict[str, Any]:
         if self.chat:
             role = {"role": "assistant"} if first else {}
             content = {"content": delta.text} if delta.text or first else {}
             choice: dict[str, Any] = {
                 "index": index,
                 "delta": role | content,
-                "logprobs": self._logprobs(delta.tokens),
+                "logprobs": self._logprobs(delta.tokens, offsets),
                 "finish_reason": delta.finish_reason,
             }
         else:
-            choice = self._choice(index, delta.text, delta.tokens, delta.finish_reason)
+            choice = self._choice(index, delta, offsets)
         # As in OpenAI's API, usage is null in all chunks but the last.
         usage = {"usage": None} if self.include_usage else {}
         return self._header(".chunk") | {"choices": [choice]} | usage
@@ -89,13 +104,13 @@ class ResponseBuilder:
             "model": self.model,
         }
 
-    def _choice(
-        self, index: int, text: str, tokens: Sequence[Token], finish_reason: FinishReason | None
-    ) -> dict[str, Any]:
-        content = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
-        return {"index": index, **content, "logprobs": self._logprobs(tokens), "finish_reason": finish_reason}
+    def _choice(self, index: int, output: Delta, offsets: _TextOffsets) -> dict[str, Any]:
+        message = {"role": "assistant", "content": output.text, "refusal": None}
+        content = {"message": message} if self.chat else {"text": output.text}
+        logprobs = self._logprobs(output.tokens, offsets)
+        return {"index": index, **content, "logprobs": logprobs, "finish_reason": output.finish_reason}
 
-    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
+    def _logprobs(self, tokens: Sequence[Token], offsets: _TextOffsets) -> dict[str, Any] | None:
         if self.logprobs is None:
             return None
         # Control tokens, such as the EOS token, are not part of the text.
@@ -114,19 +129,28 @@ class ResponseBuilder:
                 for token_id, step in steps
             ]
             return {"content": content, "refusal": None}
-        texts = [self._text(token_id) for token_id, _ in steps]
+        # The keys have to differ, so that no token replaces another one.
         return {
-            "tokens": texts,
+            "tokens": [self._text(token_id, "bytes:") for token_id, _ in steps],
             "token_logprobs": [step.logprob for _, step in steps],
-            "top_logprobs": [{self._text(other): logprob for other, logprob in step.top} for _, step in steps],
-            "text_offset": list(accumulate(map(len, texts), initial=0))[:-1],
+            "top_logprobs": [
+                {self._text(other, "bytes:"): logprob for other, logprob in step.top} for _, step in steps
+            ],
+            "text_offset": [offsets.add(self.tokenizer.token_bytes(token_id)) for token_id, _ in steps],
         }
 
     def _token(self, token_id: int) -> dict[str, Any]:
         return {"token": self._text(token_id), "bytes": list(self.tokenizer.token_bytes(token_id))}
 
-    def _text(self, token_id: int) -> str:
-        return self.tokenizer.token_bytes(token_id).decode(errors="replace")
+    def _text(self, token_id: int, prefix: str = "") -> str:
+        """Return the text of a token; as in OpenAI's API, escaped bytes after `prefix` if it is no whole text."""
+        data = self.tokenizer.token_bytes(token_id)
+        if token_id not in self.tokenizer.byte_ids:
+            try:
+                return data.decode()
+            except UnicodeDecodeError:
+                pass
+        return prefix + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def _usage(streams: Sequence[OutputStream]) -> dict[str, Any]:

@@ -253,6 +253,40 @@ def test_completions_return_logprobs_in_their_own_format(client: openai.OpenAI) 
         assert len(top) == 2
 
 
+@pytest.mark.parametrize("prompt", ["🦩🦩🦩", "東京は日本の", "Once upon a time", "na\u00efve caf\u00e9 "], ids=ascii)
+def test_logprobs_of_partial_characters_are_complete(client: openai.OpenAI, prompt: str) -> None:
+    fields: Any = {"model": "demo", "prompt": prompt, "max_tokens": 12, "logprobs": 5, "temperature": 0}
+    choice = client.completions.create(**fields).choices[0]
+    logprobs = choice.logprobs
+    assert logprobs
+    assert logprobs.tokens
+    assert logprobs.token_logprobs
+    assert logprobs.top_logprobs
+    assert logprobs.text_offset
+    for token, logprob, top in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True):
+        assert len(top) == 5
+        assert top[token] == logprob
+    assert logprobs.text_offset == sorted(logprobs.text_offset)
+    assert logprobs.text_offset[-1] <= len(choice.text)
+    for token, offset in zip(logprobs.tokens, logprobs.text_offset, strict=True):
+        assert token.startswith("bytes:") or choice.text[offset:].startswith(token)
+    streamed = [
+        chunk.choices[0].logprobs.text_offset or []
+        for chunk in client.completions.create(**fields, stream=True)
+        if chunk.choices[0].logprobs
+    ]
+    assert [offset for offsets in streamed for offset in offsets] == logprobs.text_offset
+
+
+def test_chat_logprobs_of_partial_characters_have_their_bytes(client: openai.OpenAI) -> None:
+    messages = [{"role": "user", "content": "Repeat: 🦩🦩🦩"}]
+    response = complete(client, messages=messages, logprobs=True, top_logprobs=5, max_tokens=12)
+    assert response.choices[0].logprobs
+    for token in response.choices[0].logprobs.content or []:
+        assert len({(top.token, tuple(top.bytes or [])) for top in token.top_logprobs}) == 5
+        assert token.token.encode() == bytes(token.bytes or []) or token.token.startswith("\\x")
+
+
 def test_model_is_listed(client: openai.OpenAI) -> None:
     (model,) = client.models.list()
     assert model.id == "demo"
