@@ -21,6 +21,9 @@ class Tokenizer:
 
     Args:
         fast: fast tokenizer of the checkpoint; it is copied.
+
+    Raises:
+        ValueError: the tokenizer cannot decode.
     """
 
     def __init__(self, fast: "PreTrainedTokenizerBase") -> None:
@@ -36,7 +39,10 @@ class Tokenizer:
         self.byte_ids = frozenset(token_id for token, token_id in vocab.items() if BYTE.fullmatch(token))
         # Byte-level vocabularies only: the letter that stands for each byte in the names of tokens.
         self._letters: dict[str, int] = {}
-        if json.loads(self.to_json())["decoder"]["type"] == "ByteLevel":
+        decoder = json.loads(self.to_json())["decoder"]
+        if decoder is None:
+            raise ValueError("tokenizer.json has no decoder, so tokens cannot become text")
+        if decoder["type"] == "ByteLevel":
             self._letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
         added = self._with_tags.get_added_tokens_decoder()
         self.control_ids = frozenset(token_id for token_id, token in added.items() if token.special)

@@ -62,7 +62,7 @@ def load_model(engine_config: EngineConfig) -> LoadedModel:
     directory, max_context = engine_config.model, engine_config.max_context
     try:
         config = Phi3Config.from_pretrained(directory, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        tokenizer = Tokenizer(AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise LoadError(f"{directory} has no supported checkpoint: {error}") from error
     if config.model_type != "phi3":
@@ -103,7 +103,7 @@ def load_model(engine_config: EngineConfig) -> LoadedModel:
     )
     return LoadedModel(
         model=model,
-        tokenizer=Tokenizer(tokenizer),
+        tokenizer=tokenizer,
         context=max_context or config.max_position_embeddings,
         vocab_size=config.vocab_size,
         eos_token_ids=eos_token_ids,

@@ -62,6 +62,14 @@ def test_single_eos_token_without_pad_token_is_supported(tiny_model: Path, tmp_p
     assert (loaded.eos_token_ids, loaded.pad_token_id) == ((2,), 2)
 
 
+def test_tokenizer_without_a_decoder_raises(tiny_model: Path, tmp_path: Path) -> None:
+    folder = changed(tiny_model, tmp_path, "config.json")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(content | {"decoder": None}))
+    with pytest.raises(LoadError, match=r"tokenizer\.json has no decoder"):
+        load(folder, "float32", None)
+
+
 def test_pickled_weights_are_never_loaded(tiny_model: Path, tmp_path: Path) -> None:
     folder = changed(tiny_model, tmp_path, "config.json")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
