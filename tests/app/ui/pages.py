@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Page, Route, expect
@@ -76,8 +77,9 @@ def respond_with(page: Page, text: str) -> None:
     page.route(COMPLETIONS, lambda route: route.fulfill(content_type="text/event-stream", body=events(text)))
 
 
-def respond_without_end(page: Page, ends: list[int]) -> None:
-    """Ban the end tokens, so that a response fills the context."""
+def respond_without_end(page: Page, demo: Path) -> None:
+    """Ban the EOS tokens of the model in `demo`, so that a response fills the context."""
+    ends = json.loads((demo / "generation_config.json").read_bytes())["eos_token_id"]
     bias = {"logit_bias": {str(end): -100 for end in ends}}
     page.route(COMPLETIONS, lambda route: route.continue_(post_data=route.request.post_data_json | bias))
 

@@ -19,6 +19,7 @@ from tests.app.ui.pages import (
     events,
     refuse,
     respond_with,
+    respond_without_end,
     responses,
     send_message,
     wait_for_text,
@@ -34,6 +35,7 @@ def test_page_reports_a_lost_server_and_reconnects(open_page: OpenPage, demo: Pa
         page = open_page(server.url)  # while the model loads
         notice = page.locator("#notice")
         expect(page.locator("#context")).to_have_text("context of 512 tokens", timeout=START_SECONDS * 1000)
+        respond_without_end(page, demo)
         send_message(page, LONG)
         wait_for_text(page)
     finally:

@@ -1,5 +1,7 @@
 """Conversations on the chat page, in a real browser with the real server."""
 
+from pathlib import Path
+
 from playwright.sync_api import expect
 
 from tests.app.ui.pages import (
@@ -12,6 +14,7 @@ from tests.app.ui.pages import (
     OpenPage,
     configure,
     respond_with,
+    respond_without_end,
     responses,
     send_message,
     wait_for_text,
@@ -63,8 +66,9 @@ def test_request_contains_conversation_and_settings(open_page: OpenPage) -> None
     assert sent.value.headers.get("authorization") is None
 
 
-def test_response_arrives_in_deltas_and_escape_stops_it(open_page: OpenPage) -> None:
+def test_response_arrives_in_deltas_and_escape_stops_it(open_page: OpenPage, demo: Path) -> None:
     page = open_page()
+    respond_without_end(page, demo)
     send_message(page, LONG)
     wait_for_text(page)
     stop = page.get_by_role("button", name="Stop")
@@ -80,8 +84,11 @@ def test_response_arrives_in_deltas_and_escape_stops_it(open_page: OpenPage) -> 
     assert responses(page).inner_text() == received
 
 
-def test_stop_button_cancels_the_request_and_focuses_the_composer(open_page: OpenPage, server: Server) -> None:
+def test_stop_button_cancels_the_request_and_focuses_the_composer(
+    open_page: OpenPage, server: Server, demo: Path
+) -> None:
     page = open_page()
+    respond_without_end(page, demo)
     send_message(page, LONG)
     wait_for_text(page)
     page.get_by_role("button", name="Stop").click()
