@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from app.engine.config import GPU_CONCURRENCY
 from app.engine.exceptions import LoadError
 from app.engine.startup import memory
 from app.engine.startup.memory import GIB, MemoryPlan, MemoryRequest, free_bytes, plan_memory
+from tests.charts.catalogue import CATALOGUE, min_gpu_memory_mib
 from tests.support import tiny
 from tests.support.engine import MAX_PREFILL_TOKENS
 from tools.harness.dimensions import SIZES
@@ -74,7 +74,6 @@ def fits(model: Phi3ForCausalLM, free: int) -> bool:
         return False
 
 
-CATALOGUE = yaml.safe_load((Path(__file__).parents[4] / "checkpoints/catalogue.yaml").read_text())["models"]
 # What CUDA and its kernels take of a GPU before the server asks what is free.
 CUDA = 1024
 
@@ -87,8 +86,7 @@ def test_minimum_gpu_of_the_catalogue_holds_the_context(name: str) -> None:
     weights = sum(weight.numel() * weight.itemsize for weight in model.parameters())
     assert math.ceil(weights / 2**20) == entry["gpu"]["weightsMiB"]
     for context in (entry["context"], entry["context"] // 4):
-        floor = entry["gpu"]["weightsMiB"] + math.ceil(context * entry["gpu"]["kvKiBPerToken"] / 1024 / 0.9) + 1536
-        free = (floor - CUDA) * 2**20 - weights
+        free = (min_gpu_memory_mib(name, context) - CUDA) * 2**20 - weights
         request = MemoryRequest(
             context=context,
             context_required=True,
