@@ -92,7 +92,8 @@ class BatchWorker:
         try:
             logits = self._runner(step.chunks)
             self._scheduler.mark_computed(step)
-            results = sample(logits, [sequence.sampler for sequence in step.sampling])
+            sampling = step.sampling
+            results = sample(logits, [sequence.sampler for sequence in sampling])
         except Exception:
             log.exception("a step failed", request_ids=[sequence.stream.request.id for sequence in step.sequences])
             with self._changed:
@@ -100,5 +101,5 @@ class BatchWorker:
                     self._scheduler.fail(sequence, internal_error())
             return
         with self._changed:
-            for sequence, result in zip(step.sampling, results, strict=True):
+            for sequence, result in zip(sampling, results, strict=True):
                 self._scheduler.process(sequence, result)

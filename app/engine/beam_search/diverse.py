@@ -67,6 +67,13 @@ class _Group:
         self.done = self.finished[-1].score(penalty) >= best_total / favorable**penalty
 
 
+def beam_search_params(request: GenerationRequest) -> BeamSearchParams:
+    """Return the parameters of the search that `request` asks for; raises ValueError if it asks for none."""
+    if request.params.beam_search is None:
+        raise ValueError("the request does not ask for beam search")
+    return request.params.beam_search
+
+
 def diverse_beam_search(
     prompt: torch.Tensor,
     logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
@@ -86,9 +93,7 @@ def diverse_beam_search(
     Returns:
         `params.n` beams, best first.
     """
-    params, search = request.params, request.params.beam_search
-    if search is None:
-        raise ValueError("the request does not ask for beam search")
+    params, search = request.params, beam_search_params(request)
     size = search.num_beams // search.num_beam_groups
     groups = [_Group(params, search, size) for _ in range(search.num_beam_groups)]
     token_ids = prompt.expand(search.num_beams, -1)

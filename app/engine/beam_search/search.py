@@ -9,13 +9,12 @@ from transformers import GenerationConfig, LogitsProcessorList, Phi3ForCausalLM,
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 
 from app.compat.transformers import beam_search, update_model_kwargs
-from app.engine.beam_search.diverse import Beam, diverse_beam_search
+from app.engine.beam_search.diverse import Beam, beam_search_params, diverse_beam_search
 from app.engine.exceptions import CancelledError
 from app.engine.request import GenerationRequest
 from app.engine.sampling.logprobs import check_logits, token_logprobs
 from app.engine.sampling.processors import HISTORY_FIELDS, WARPER_FIELDS, config_fields
 from app.engine.sampling.sampler import seed_of
-from app.engine.sampling_params import BeamSearchParams
 from app.engine.stream import Event, Finished, Token
 
 
@@ -53,14 +52,8 @@ class BeamSearch:
             _emit_beam(rank, beam, request, emit)
 
 
-def _beam_params(request: GenerationRequest) -> BeamSearchParams:
-    if request.params.beam_search is None:
-        raise ValueError("the request does not ask for beam search")
-    return request.params.beam_search
-
-
 def _generation_config(request: GenerationRequest) -> GenerationConfig:
-    params, search = request.params, _beam_params(request)
+    params, search = request.params, beam_search_params(request)
     names = ("no_repeat_ngram_size", *HISTORY_FIELDS, *(() if params.greedy else WARPER_FIELDS))
     return GenerationConfig(
         **config_fields(params, *names),
@@ -92,7 +85,7 @@ def _search(
 ) -> Any:
     """Run the search inside `generate`, with `check` as the last processor: `generate` puts it before the warpers."""
     processors = LogitsProcessorList([*logits_processor, check])
-    if _beam_params(request).num_beam_groups > 1:
+    if beam_search_params(request).num_beam_groups > 1:
         return diverse_beam_search(input_ids[:1], _ModelLogits(model, model_kwargs), processors, request)
     return beam_search(
         model,

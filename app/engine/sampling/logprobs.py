@@ -15,11 +15,16 @@ def check_logits(logits: torch.Tensor) -> torch.Tensor:
     """
     best = logits.amax(-1)  # nan if any logit is nan
     if not bool(torch.isfinite(best).all()):
-        raise InvalidLogitsError(
-            "The sampling parameters made the logits nan or infinite, so no token can be sampled: "
-            "use less extreme values, exclude fewer tokens, or set remove_invalid_values."
-        )
+        raise invalid_logits_error()
     return logits
+
+
+def invalid_logits_error() -> InvalidLogitsError:
+    """Return the error for a row that leaves no token to sample."""
+    return InvalidLogitsError(
+        "The sampling parameters made the logits nan or infinite, so no token can be sampled: "
+        "use less extreme values, exclude fewer tokens, or set remove_invalid_values."
+    )
 
 
 def token_logprobs(logits: torch.Tensor, token_id: int, num_top: int) -> TokenLogprobs:

@@ -16,7 +16,7 @@ from transformers import Phi3ForCausalLM
 
 from app.engine.exceptions import InvalidLogitsError
 from app.engine.request import GenerationRequest
-from app.engine.sampling.logprobs import check_logits, token_logprobs
+from app.engine.sampling.logprobs import invalid_logits_error, token_logprobs
 from app.engine.sampling.ngrams import NgramBan
 from app.engine.sampling.processors import WARPER_FIELDS, processors_of
 from app.engine.sampling_params import SamplingParams
@@ -146,7 +146,7 @@ def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[SampledTok
             params = samplers[row].params
             distribution = raw.get(row, own)
             if not valid:
-                results[row] = _invalid(own)
+                results[row] = invalid_logits_error()
             elif params.logprobs is None:
                 results[row] = SampledToken(token_id, None)
             else:
@@ -178,11 +178,3 @@ def random_number(seed: int, sequence: int, step: int) -> float:
 def seed_of(params: SamplingParams) -> int:
     """Return the seed of a request, or a fresh one."""
     return params.seed if params.seed is not None else secrets.randbits(63)
-
-
-def _invalid(logits: torch.Tensor) -> InvalidLogitsError:
-    try:
-        check_logits(logits[None])
-    except InvalidLogitsError as error:
-        return error
-    raise AssertionError("the logits are valid")
