@@ -109,6 +109,7 @@ def test_api_key_is_requested_and_kept_for_the_tab(open_page: OpenPage) -> None:
     page.keyboard.press("Enter")
     expect(responses(page)).to_have_text(RESPONSE)
     expect(page.get_by_role("heading", level=1)).to_have_text("demo")
+    wait_until_idle(page)  # a reload during the response interrupts it
     page.reload()
     expect(page.locator("#context")).to_have_text("18 of 512 tokens")
     assert "right" not in page.evaluate("JSON.stringify(localStorage)")
